@@ -1,0 +1,51 @@
+# Everything Keiko links against, each as one imported target with a keiko_ prefix.
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(PNG REQUIRED)
+pkg_check_modules(YAMLCPP REQUIRED IMPORTED_TARGET yaml-cpp)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+find_path(FLATBUFFERS_INCLUDE flatbuffers/flatbuffers.h REQUIRED)
+find_program(FLATC flatc REQUIRED)
+
+# FFmpeg: the system's, or a private prefix (its .pc files name the folder they were built for, so
+# the paths are given by hand).
+if(KEIKO_FFMPEG)
+  add_library(keiko_ffmpeg INTERFACE)
+  target_include_directories(keiko_ffmpeg SYSTEM INTERFACE ${KEIKO_FFMPEG}/include)
+  foreach(lib avformat avcodec swscale avutil)
+    find_library(KEIKO_LIB_${lib} ${lib} PATHS ${KEIKO_FFMPEG}/lib NO_DEFAULT_PATH REQUIRED)
+    target_link_libraries(keiko_ffmpeg INTERFACE ${KEIKO_LIB_${lib}})
+  endforeach()
+else()
+  pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat>=59 libavcodec>=59 libavutil>=57
+                    libswscale>=6)
+  add_library(keiko_ffmpeg INTERFACE)
+  target_link_libraries(keiko_ffmpeg INTERFACE PkgConfig::FFMPEG)
+endif()
+
+# LibTorch: find_package(Torch) of a CUDA wheel insists on a whole CUDA toolkit, so the CPU part is
+# imported by hand from the same folder.
+if(NOT KEIKO_TORCH)
+  set(KEIKO_TORCH $ENV{HOME}/.cache/keiko/torch-2.11.0/lib)
+  file(GLOB found ${KEIKO_TORCH}/python*/site-packages/torch)
+  list(GET found 0 KEIKO_TORCH)
+endif()
+if(NOT EXISTS ${KEIKO_TORCH}/include/ATen/ATen.h)
+  message(FATAL_ERROR "No LibTorch at '${KEIKO_TORCH}'. Run scripts/setup.sh, or set KEIKO_TORCH to "
+                      "the folder that `python3 -c 'import torch; print(torch.__path__[0])'` prints.")
+endif()
+add_library(keiko_torch INTERFACE)
+target_include_directories(keiko_torch SYSTEM INTERFACE
+  ${KEIKO_TORCH}/include ${KEIKO_TORCH}/include/torch/csrc/api/include)
+target_compile_definitions(keiko_torch INTERFACE USE_C10D_GLOO)
+target_link_libraries(keiko_torch INTERFACE
+  -Wl,--no-as-needed ${KEIKO_TORCH}/lib/libtorch_cpu.so ${KEIKO_TORCH}/lib/libc10.so -Wl,--as-needed)
+# The wheel's own CUDA libraries lie in sibling packages; libtorch_cpu.so finds them by its own rpath.
+target_link_options(keiko_torch INTERFACE -Wl,-rpath,${KEIKO_TORCH}/lib
+  -Wl,--allow-shlib-undefined)

@@ -1,0 +1,33 @@
+# keiko_room(NAME USES room... LINKS target... SOURCES file... TESTS file...)
+#
+# One static library for a folder under src/, and one test program for the tests beside its sources.
+
+set_property(GLOBAL PROPERTY KEIKO_ROOM_TABLE "")
+
+function(keiko_room name)
+  cmake_parse_arguments(ROOM "" "" "USES;LINKS;SOURCES;TESTS;PCH" ${ARGN})
+  add_library(keiko_${name} STATIC ${ROOM_SOURCES})
+  target_include_directories(keiko_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  list(TRANSFORM ROOM_USES PREPEND keiko_ OUTPUT_VARIABLE uses)
+  target_link_libraries(keiko_${name} PUBLIC ${uses} ${ROOM_LINKS})
+  if(ROOM_PCH)
+    target_precompile_headers(keiko_${name} PRIVATE ${ROOM_PCH})
+  endif()
+  list(JOIN ROOM_USES "," row)
+  set_property(GLOBAL APPEND PROPERTY KEIKO_ROOM_TABLE "${name}:${row}")
+  if(KEIKO_TESTS AND ROOM_TESTS)
+    add_executable(${name}_test ${ROOM_TESTS})
+    target_link_libraries(${name}_test PRIVATE keiko_${name} GTest::gtest_main)
+    target_compile_definitions(${name}_test PRIVATE KEIKO_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    if(ROOM_PCH)
+      target_precompile_headers(${name}_test PRIVATE ${ROOM_PCH})
+    endif()
+    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
+      PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  endif()
+endfunction()
+
+if(KEIKO_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()

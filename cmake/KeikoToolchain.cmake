@@ -1,0 +1,30 @@
+# Compiler cache, linker and warnings: used when the machine has them, never required.
+
+find_program(KEIKO_CCACHE ccache)
+if(KEIKO_CCACHE)
+  # pch_defines and time_macros: without them ccache refuses files that use a precompiled header.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${KEIKO_CCACHE})
+endif()
+
+find_program(KEIKO_MOLD mold)
+if(KEIKO_MOLD)
+  # g++ 12.1 and newer knows -fuse-ld=mold; older ones fall back to the system's linker.
+  include(CheckLinkerFlag)
+  check_linker_flag(CXX -fuse-ld=mold KEIKO_HAS_MOLD)
+  if(KEIKO_HAS_MOLD)
+    add_link_options(-fuse-ld=mold)
+  endif()
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  add_compile_options(-Wno-restrict)  # GCC bug 105651: false alarms on std::string operator+
+endif()
+if(KEIKO_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(KEIKO_SANITIZE)
+  add_compile_options(-fsanitize=${KEIKO_SANITIZE} -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${KEIKO_SANITIZE})
+endif()

@@ -1,0 +1,107 @@
+#include "base/env.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/fault_env.h"
+#include "base/hash.h"
+#include "base/temp_folder.h"
+
+namespace keiko {
+namespace {
+
+TEST(Env, PublishReplacesTheContent) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/a.txt";
+  publish(default_env(), path, "one");
+  publish(default_env(), path, "three");
+  EXPECT_EQ(read_text(default_env(), path), "three");
+  EXPECT_EQ(default_env()->list(folder.path()), std::vector<std::string>{"a.txt"});
+}
+
+TEST(Env, ErrorsNameThePathAndTheCause) {
+  try {
+    default_env()->open("/no/such/file");
+    FAIL() << "opened a file that does not exist";
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "/no/such/file: cannot open: No such file or directory");
+    EXPECT_EQ(e.kind(), ErrorKind::kIo);
+  }
+}
+
+TEST(Env, AppendToCutsWhatCameAfterTheRecordedLength) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/log";
+  publish(default_env(), path, "0123456789");
+  default_env()->append_to(path, 4)->append("x");
+  EXPECT_EQ(read_text(default_env(), path), "0123x");
+  EXPECT_THROW(default_env()->append_to(path, 6), Error);
+}
+
+// Runs `work` in a child process and returns its exit code.
+template <class Work>
+int run_in_child(Work work) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    work();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return WEXITSTATUS(status);
+}
+
+TEST(FaultEnv, APowerCutAtAnyPointLeavesTheOldContentOrTheNew) {
+  FaultEnv counting(default_env());
+  const TempFolder scratch;
+  publish(&counting, scratch.path() + "/x", "new");
+  const int64_t operations = counting.operations();
+  ASSERT_EQ(operations, 5);  // create, write, fsync, rename, fsync the folder
+  for (int64_t stop = 1; stop <= operations; ++stop) {
+    const TempFolder folder;
+    const std::string path = folder.path() + "/x";
+    publish(default_env(), path, "old");
+    const int code = run_in_child([&] {
+      FaultEnv env(default_env());
+      env.stop_at(stop);
+      publish(&env, path, "new");
+    });
+    EXPECT_EQ(code, FaultEnv::kPowerCutExit);
+    // Nothing is published before the folder's fsync, the last operation.
+    EXPECT_EQ(read_text(default_env(), path), "old") << "stopped at operation " << stop;
+  }
+}
+
+TEST(FaultEnv, AFullDiskIsAnErrorAndKeepsTheOldContent) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/x";
+  publish(default_env(), path, "old");
+  for (int64_t from = 1; from <= 3; ++from) {
+    FaultEnv env(default_env());
+    env.fill_disk_at(from);
+    EXPECT_THROW(publish(&env, path, "new"), Error);
+    EXPECT_EQ(read_text(default_env(), path), "old");
+  }
+}
+
+TEST(Hash, SampledHashNoticesEveryKindOfChange) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/v";
+  std::string content(300000, 'a');
+  publish(default_env(), path, content);
+  const uint64_t before = sampled_xxh3_of_file(path);
+  EXPECT_EQ(before, sampled_xxh3_of_file(path));
+  for (size_t at : {size_t{0}, content.size() / 2 + 5, content.size() - 1}) {
+    std::string changed = content;
+    changed[at] = 'b';
+    publish(default_env(), path, changed);
+    EXPECT_NE(before, sampled_xxh3_of_file(path)) << "byte " << at;
+  }
+  publish(default_env(), path, content + "a");
+  EXPECT_NE(before, sampled_xxh3_of_file(path));
+}
+
+}  // namespace
+}  // namespace keiko

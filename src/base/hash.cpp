@@ -1,0 +1,54 @@
+#include "base/hash.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <memory>
+#include <vector>
+
+#include "base/env.h"
+
+namespace keiko {
+
+uint64_t xxh3(std::span<const uint8_t> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+uint64_t xxh3(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
+
+std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
+
+namespace {
+struct FreeState {
+  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+};
+}  // namespace
+
+uint64_t xxh3_of_file(const std::string& path) {
+  const auto file = default_env()->open(path);
+  std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
+  XXH3_64bits_reset(state.get());
+  std::vector<uint8_t> buffer(1 << 20);
+  for (int64_t at = 0; at < file->size();) {
+    const int64_t n = std::min<int64_t>(buffer.size(), file->size() - at);
+    file->read(at, {buffer.data(), size_t(n)});
+    XXH3_64bits_update(state.get(), buffer.data(), n);
+    at += n;
+  }
+  return XXH3_64bits_digest(state.get());
+}
+
+uint64_t sampled_xxh3_of_file(const std::string& path) {
+  constexpr int64_t kSample = 64 << 10;
+  const auto file = default_env()->open(path);
+  const int64_t size = file->size();
+  std::vector<uint8_t> bytes(8);
+  for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(uint64_t(size) >> (8 * i));
+  for (int64_t at : {int64_t{0}, size / 2, size - kSample}) {
+    at = std::max<int64_t>(at, 0);
+    const int64_t n = std::min(kSample, size - at);
+    const size_t old = bytes.size();
+    bytes.resize(old + n);
+    file->read(at, {bytes.data() + old, size_t(n)});
+  }
+  return xxh3(bytes);
+}
+
+}  // namespace keiko

@@ -1,0 +1,24 @@
+// xxh3 fingerprints of bytes and files: for noticing damage and change, not for security.
+
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace keiko {
+
+uint64_t xxh3(std::span<const uint8_t> bytes);
+uint64_t xxh3(std::string_view text);
+
+// Sixteen lower-case hexadecimal digits.
+std::string hex64(uint64_t value);
+
+// Fingerprint of a whole file, read once in order. Throws Error(kIo).
+uint64_t xxh3_of_file(const std::string& path);
+
+// Fingerprint of a file's size and its first, middle and last 64 KiB: enough to notice that a video
+// is another one without reading gigabytes. Throws Error(kIo).
+uint64_t sampled_xxh3_of_file(const std::string& path);
+
+}  // namespace keiko

@@ -1,0 +1,76 @@
+// From a video's table and bytes to the pixels of one clip: plan, read, decode, convert.
+//
+// ClipDecoder is the interface that the loader sees; CpuClipDecoder is the one every machine has.
+
+#pragma once
+#include <functional>
+#include <list>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/env.h"
+#include "media/decode_plan.h"
+#include "media/frame_decoder.h"
+#include "media/packet_table.h"
+#include "media/pixels.h"
+
+namespace keiko::media {
+
+// What one clip cost.
+struct ClipCost {
+  int64_t opens = 0;            // containers opened (0 with direct reads)
+  int64_t reads = 0;            // file reads
+  int64_t bytes = 0;            // bytes read
+  int64_t packets_decoded = 0;
+  int64_t packets_dropped = 0;
+  double decode_s = 0;          // reading and decoding
+  double convert_s = 0;         // pixels
+};
+
+// One clip to be decoded. All pointers are the caller's and outlive the call.
+struct ClipRequest {
+  const PacketTable* table = nullptr;
+  const std::string* path = nullptr;  // the file that holds the packets
+  std::span<const int64_t> frames;    // presentation indices, any order, repeats allowed
+  CropRect crop;
+  int size = 0;                       // output is size x size
+  bool flip = false;
+  Filter filter = Filter::kBilinear;
+  uint8_t* out = nullptr;             // frame t, channel c at out + c * channel_stride + t * size^2
+  int64_t channel_stride = 0;         // bytes
+};
+
+class ClipDecoder {
+ public:
+  virtual ~ClipDecoder() = default;
+  // Fills every pixel of the clip. Not thread-safe: one decoder a thread.
+  // Throws Error(kData) naming file and frame when the content is bad (`out` is then undefined), and
+  // Error(kIo) when the file cannot be read.
+  virtual ClipCost decode(const ClipRequest& request) = 0;
+};
+
+class CpuClipDecoder : public ClipDecoder {
+ public:
+  // `env` reads the files and outlives the decoder. Keeps up to `contexts` codecs open for reuse.
+  explicit CpuClipDecoder(Env* env, size_t contexts = 4) : env_(env), most_contexts_(contexts) {}
+
+  ClipCost decode(const ClipRequest& request) override;
+
+  // Decodes `frames` (any order, repeats allowed) and calls `receive` once per distinct frame, in
+  // presentation order. The frame is valid during the call. Errors as decode().
+  using ReceiveFrame = std::function<void(int64_t index, const AVFrame& frame)>;
+  ClipCost decode_frames(const PacketTable& table, const std::string& path,
+                         std::span<const int64_t> frames, const ReceiveFrame& receive);
+
+ private:
+  FrameDecoder& decoder_for(const StreamParameters& stream);
+
+  Env* env_;
+  size_t most_contexts_;
+  std::list<std::pair<StreamParameters, std::unique_ptr<FrameDecoder>>> decoders_;  // newest first
+  PixelConverter<float> converter_;
+  std::vector<uint8_t> bytes_;
+};
+
+}  // namespace keiko::media
