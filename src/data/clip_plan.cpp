@@ -1,0 +1,139 @@
+#include "data/clip_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/rng.h"
+
+namespace keiko::data {
+namespace {
+
+// Draws of one attempt start far from those of the next.
+constexpr uint32_t kDrawsPerAttempt = 1 << 16;
+
+Rng rng_for(uint64_t seed, Stream stream, const ClipPlan& plan, uint32_t part = 0) {
+  return Rng(seed, stream, uint64_t(plan.position), plan.attempt * kDrawsPerAttempt + part * 4096);
+}
+
+// `place` in [0, 1]: where in the item the clip starts, of all starts there are.
+void choose_frames(const ClipOptions& clip, const ItemShape& item, double place, ClipPlan& plan) {
+  const int64_t n = clip.num_frames;
+  int64_t stride = clip.sampling_rate;
+  if ((n - 1) * stride + 1 > item.frame_count)
+    stride = n > 1 ? std::max<int64_t>(1, (item.frame_count - 1) / (n - 1)) : 1;
+  const int64_t span = (n - 1) * stride + 1;
+  const int64_t starts = std::max<int64_t>(1, item.frame_count - span + 1);
+  const int64_t start = std::min<int64_t>(int64_t(place * double(starts)), starts - 1);
+  plan.frames.clear();
+  for (int64_t t = 0; t < n; ++t)
+    plan.frames.push_back(item.first_frame +
+                          std::min(start + t * stride, item.frame_count - 1));
+}
+
+void apply_control(const ClipOptions& clip, uint64_t seed, ClipPlan& plan) {
+  if (clip.frames == "clip") return;
+  Rng rng = rng_for(seed, Stream::kClip, plan, 1);
+  if (clip.frames == "single") {
+    const int64_t frame = plan.frames[rng.below(plan.frames.size())];
+    std::fill(plan.frames.begin(), plan.frames.end(), frame);
+    return;
+  }
+  for (size_t i = plan.frames.size(); i > 1; --i)
+    std::swap(plan.frames[i - 1], plan.frames[rng.below(i)]);
+}
+
+media::CropRect centre_square(const ItemShape& item) {
+  const double side = std::min(item.width, item.height);
+  return {(item.width - side) / 2, (item.height - side) / 2, side, side};
+}
+
+// Inception-style crop, as in torchvision's RandomResizedCrop: area share and log-uniform aspect,
+// ten tries, then the centre with the nearest allowed aspect.
+media::CropRect random_resized(const RandomResizedCropOptions& o, const ItemShape& item, Rng& rng) {
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double area = item.width * item.height * rng.uniform(o.scale[0], o.scale[1]);
+    const double ratio = std::exp(rng.uniform(std::log(o.ratio[0]), std::log(o.ratio[1])));
+    const double w = std::round(std::sqrt(area * ratio)), h = std::round(std::sqrt(area / ratio));
+    if (w < 1 || h < 1 || w > item.width || h > item.height) continue;
+    const double x = std::floor(rng.uniform() * (item.width - w + 1));
+    const double y = std::floor(rng.uniform() * (item.height - h + 1));
+    return {std::min(x, item.width - w), std::min(y, item.height - h), w, h};
+  }
+  double w = item.width, h = item.height;
+  if (w / h < o.ratio[0]) h = std::round(w / o.ratio[0]);
+  if (w / h > o.ratio[1]) w = std::round(h * o.ratio[1]);
+  return {std::floor((item.width - w) / 2), std::floor((item.height - h) / 2), w, h};
+}
+
+// VideoMAE's multi-scale crop: width and height from neighbouring scales of the short side, at one
+// of 13 fixed offsets (corners, centre, edge middles, quarter points).
+media::CropRect multi_scale(const std::vector<double>& scales, const ItemShape& item, Rng& rng) {
+  const double side = std::min(item.width, item.height);
+  std::vector<std::pair<double, double>> sizes;
+  for (size_t i = 0; i < scales.size(); ++i)
+    for (size_t j = 0; j < scales.size(); ++j)
+      if (std::max(i, j) - std::min(i, j) <= 1)
+        sizes.emplace_back(std::floor(side * scales[j]), std::floor(side * scales[i]));
+  const auto [w, h] = sizes[rng.below(sizes.size())];
+  static constexpr int kOffsets[13][2] = {{0, 0}, {4, 0}, {0, 4}, {4, 4}, {2, 2}, {0, 2}, {4, 2},
+                                          {2, 4}, {2, 0}, {1, 1}, {3, 1}, {1, 3}, {3, 3}};
+  const auto& offset = kOffsets[rng.below(13)];
+  return {offset[0] * std::floor((item.width - w) / 4), offset[1] * std::floor((item.height - h) / 4),
+          std::max(1.0, w), std::max(1.0, h)};
+}
+
+}  // namespace
+
+void ClipOptions::bind(config::Binder& b) {
+  b.key("num_frames", num_frames, "frames in a clip").range(1, 4096);
+  b.key("sampling_rate", sampling_rate, "every n-th frame of the video").range(1, 10000);
+  b.key("size", size, "pixels, square").range(8, 4096);
+  b.choice("frames", frames, {"clip", "single", "shuffled"},
+           "clip; or a control: one frame repeated, or in random order");
+  b.choice("filter", filter, {"bilinear", "bicubic"}, "resampling, antialiased");
+  b.choice("sample_by", sample_by, {"item"}, "what the order runs over");
+}
+
+void RandomResizedCropOptions::bind(config::Binder& b) {
+  b.key("scale", scale, "[low, high] share of the area; [] is off").range(0.0001, 1);
+  b.key("ratio", ratio, "[low, high] width over height").range(0.01, 100);
+  if (!scale.empty() && (scale.size() != 2 || scale[0] > scale[1]))
+    b.refuse("scale", "must be [low, high] with low <= high");
+  if (ratio.size() != 2 || ratio[0] > ratio[1])
+    b.refuse("ratio", "must be [low, high] with low <= high");
+}
+
+void AugmentOptions::bind(config::Binder& b) {
+  b.key("multi_scale_crop", multi_scale_crop, "scales of the short side, as VideoMAE; [] is off")
+      .range(0.01, 1);
+  b.group("random_resized_crop", random_resized_crop);
+  b.key("flip", flip, "probability of a mirrored clip").range(0, 1);
+  if (!multi_scale_crop.empty() && !random_resized_crop.scale.empty())
+    b.refuse("multi_scale_crop", "and random_resized_crop.scale cannot both be on; set one to []");
+}
+
+void plan_training_clip(const ClipOptions& clip, const AugmentOptions& augment, uint64_t seed,
+                        const ItemShape& item, ClipPlan& plan) {
+  Rng start = rng_for(seed, Stream::kClip, plan);
+  choose_frames(clip, item, start.uniform(), plan);
+  apply_control(clip, seed, plan);
+  Rng crop = rng_for(seed, Stream::kCrop, plan);
+  if (!augment.random_resized_crop.scale.empty())
+    plan.crop = random_resized(augment.random_resized_crop, item, crop);
+  else if (!augment.multi_scale_crop.empty())
+    plan.crop = multi_scale(augment.multi_scale_crop, item, crop);
+  else
+    plan.crop = centre_square(item);
+  plan.flip = augment.flip > 0 && rng_for(seed, Stream::kFlip, plan).uniform() < augment.flip;
+}
+
+void plan_evaluation_clip(const ClipOptions& clip, uint64_t seed, const ItemShape& item,
+                          ClipPlan& plan) {
+  choose_frames(clip, item, 0.5, plan);
+  apply_control(clip, seed, plan);
+  plan.crop = centre_square(item);
+  plan.flip = false;
+}
+
+}  // namespace keiko::data

@@ -1,0 +1,198 @@
+#include "data/loader.h"
+
+#include <chrono>
+
+#include "base/error.h"
+#include "base/hash.h"
+
+namespace keiko::data {
+namespace {
+constexpr uint32_t kMostAttempts = 64;  // replacements of one sample before the data set is given up
+}
+
+void LoaderOptions::bind(config::Binder& b) {
+  b.key("threads", threads, "decode threads a rank; 0 is what the cores allow").range(0, 1024).free();
+  b.key("prefetch", prefetch, "batches decoded ahead").range(1, 1024).free();
+  b.key("shuffle_block", shuffle_block, "neighbouring items that stay together; 1 is uniform")
+      .at_least(1);
+  b.key("max_bad_samples", max_bad_samples, "replaced samples after which the run stops")
+      .at_least(0)
+      .free();
+}
+
+media::ClipCost decode_with_retries(media::ClipDecoder& decoder, const media::ClipRequest& request) {
+  for (int wait_ms = 100;; wait_ms *= 4) {
+    try {
+      return decoder.decode(request);
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kIo || wait_ms > 1600) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+    }
+  }
+}
+
+Loader::Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t)> slice_of,
+               int64_t first_step, bool training, int threads, int prefetch,
+               MakeDecoder make_decoder)
+    : env_(env),
+      dataset_(dataset),
+      slice_of_(std::move(slice_of)),
+      training_(training),
+      make_decoder_(std::move(make_decoder)),
+      slots_(size_t(prefetch) + 1),
+      next_step_(first_step),
+      prepared_step_(first_step) {
+  for (size_t i = 0; i < slots_.size(); ++i) prepare(slots_[i], prepared_step_++);
+  for (int t = 0; t < std::max(1, threads); ++t) threads_.emplace_back([this] { work(); });
+}
+
+Loader::~Loader() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  work_ready_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Loader::prepare(Slot& slot, int64_t step) {
+  const Slice slice = slice_of_(step);
+  const int64_t n = std::max<int64_t>(0, slice.last - slice.first);
+  const ClipOptions& clip = dataset_.clip();
+  slot.step = step;
+  slot.missing = n;
+  slot.claimed = 0;
+  slot.error = nullptr;
+  slot.batch.step = step;
+  slot.batch.clips.assign(size_t(n), ClipPlan());
+  for (int64_t i = 0; i < n; ++i) slot.batch.clips[size_t(i)].position = slice.first + i;
+  slot.batch.video.resize(size_t(n * 3 * clip.num_frames * clip.size * clip.size));
+  slot.batch.bad.clear();
+  slot.batch.cost = {};
+  slot.batch.frames_shown = n * clip.num_frames;
+}
+
+Batch& Loader::next() {
+  std::unique_lock lock(mutex_);
+  // The batch handed out last is done with: its slot goes to the next step nobody has begun.
+  const int64_t wanted = next_step_++;
+  for (Slot& slot : slots_)
+    if (slot.step < wanted) {
+      prepare(slot, prepared_step_++);
+      work_ready_.notify_all();
+    }
+  for (Slot& slot : slots_) {
+    if (slot.step != wanted) continue;
+    batch_ready_.wait(lock, [&] { return slot.missing == 0 || slot.error; });
+    if (slot.error) std::rethrow_exception(slot.error);
+    return slot.batch;
+  }
+  fail(ErrorKind::kInternal, "the loader has no slot for step {}", wanted);
+}
+
+void Loader::work() {
+  const std::unique_ptr<media::ClipDecoder> decoder = make_decoder_();
+  std::unique_lock lock(mutex_);
+  while (true) {
+    // The earliest step with a clip that nobody decodes yet.
+    Slot* chosen = nullptr;
+    for (Slot& slot : slots_)
+      if (slot.claimed < int64_t(slot.batch.clips.size()) && !slot.error &&
+          (chosen == nullptr || slot.step < chosen->step))
+        chosen = &slot;
+    if (stopping_) return;
+    if (chosen == nullptr) {
+      work_ready_.wait(lock);
+      continue;
+    }
+    const int64_t index = chosen->claimed++;
+    lock.unlock();
+    std::exception_ptr error;
+    try {
+      load(*chosen, index, *decoder);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    lock.lock();
+    if (error && !chosen->error) chosen->error = error;
+    if (--chosen->missing == 0 || error) batch_ready_.notify_all();
+  }
+}
+
+void Loader::check_unchanged(const Video& video) {
+  const std::string& path = video.file.path;
+  {
+    std::lock_guard lock(checked_mutex_);
+    if (checked_.contains(path)) return;
+  }
+  const FileStatus status = env_->status(path);
+  if (!status.exists)
+    fail(ErrorKind::kIo,
+         "{}: the video is gone; it was there when it was indexed. Bring it back, or run keiko index "
+         "again",
+         path);
+  // Another mtime alone (a copy, a touch) is no reason to stop: then the content decides.
+  if (status.size != video.file.size ||
+      (status.mtime_ns != video.file.mtime_ns &&
+       sampled_xxh3_of_file(path) != video.file.content_hash))
+    fail(ErrorKind::kIo,
+         "{}: the video changed since it was indexed ({} bytes then, {} now); run keiko index again",
+         path, video.file.size, status.size);
+  std::lock_guard lock(checked_mutex_);
+  checked_[path] = true;
+}
+
+void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
+  ClipPlan& plan = slot.batch.clips[size_t(index)];
+  const int64_t position = plan.position;
+  const ClipOptions& options = dataset_.clip();
+  const int64_t channel = options.num_frames * options.size * options.size;
+  for (uint32_t attempt = 0;; ++attempt) {
+    plan = training_ ? dataset_.training_clip(position, attempt)
+                     : dataset_.evaluation_clip(position);
+    const auto video = dataset_.video_of(plan);
+    check_unchanged(*video);
+    media::ClipRequest request;
+    request.table = &video->table;
+    request.path = &video->file.path;
+    request.frames = plan.frames;
+    request.crop = plan.crop;
+    request.size = int(options.size);
+    request.flip = plan.flip;
+    request.filter = options.filter == "bicubic" ? media::Filter::kBicubic : media::Filter::kBilinear;
+    request.out = slot.batch.video.data() + index * 3 * channel;
+    request.channel_stride = channel;
+    std::string reason;
+    try {
+      const media::ClipCost cost = decode_with_retries(decoder, request);
+      std::lock_guard lock(mutex_);
+      slot.batch.cost.opens += cost.opens;
+      slot.batch.cost.reads += cost.reads;
+      slot.batch.cost.bytes += cost.bytes;
+      slot.batch.cost.packets_decoded += cost.packets_decoded;
+      slot.batch.cost.packets_dropped += cost.packets_dropped;
+      slot.batch.cost.decode_s += cost.decode_s;
+      slot.batch.cost.convert_s += cost.convert_s;
+      return;
+    } catch (const Error& e) {
+      // In evaluation every item counts, so a bad one is an error; so is anything but bad content.
+      if (e.kind() != ErrorKind::kData || !training_) throw;
+      reason = e.what();
+    }
+    // Whether a sample is bad must depend on its content alone: ask a decoder with no history.
+    try {
+      decode_with_retries(*make_decoder_(), request);
+      return;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kData) throw;
+      reason = e.what();
+    }
+    if (attempt + 1 == kMostAttempts)
+      fail(ErrorKind::kTooMuchBad, "position {}: {} samples in a row were bad; the last: {}", position,
+           kMostAttempts, reason);
+    std::lock_guard lock(mutex_);
+    slot.batch.bad.push_back({position, attempt, video->file.path, reason});
+  }
+}
+
+}  // namespace keiko::data

@@ -1,0 +1,103 @@
+// Turns steps into batches of pixels, ahead of time and in order.
+//
+// Decode threads take samples one by one, whichever batch they belong to, and write pixels straight
+// into that batch's slot. What comes out depends on the step alone: never on threads or timing.
+
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "config/binder.h"
+#include "data/dataset.h"
+#include "media/clip_decoder.h"
+
+namespace keiko::data {
+
+struct LoaderOptions {
+  int64_t threads = 0;         // decode threads a rank; 0: what the cores allow
+  int64_t prefetch = 2;        // batches decoded ahead
+  int64_t shuffle_block = 1;   // neighbouring items that stay together; 1: uniform
+  int64_t max_bad_samples = 100;  // over the run, all ranks together
+
+  void bind(config::Binder& b);
+};
+
+// One batch as plain memory: uint8 [clips, 3, num_frames, size, size].
+struct Batch {
+  int64_t step = 0;
+  std::vector<ClipPlan> clips;
+  std::vector<uint8_t> video;
+  // Samples that were bad and have been replaced, with the reason of each.
+  struct Bad {
+    int64_t position;
+    uint32_t attempt;
+    std::string path, reason;
+  };
+  std::vector<Bad> bad;
+  media::ClipCost cost;       // of all its clips
+  int64_t frames_shown = 0;   // frames handed to the model
+};
+
+// The samples [first, last) of the local slice at a step, as positions or item indices.
+struct Slice {
+  int64_t first = 0, last = 0;
+};
+
+// A decoder for each decode thread; lets tests and other devices bring their own.
+using MakeDecoder = std::function<std::unique_ptr<media::ClipDecoder>()>;
+
+class Loader {
+ public:
+  // Starts decoding step `first_step` at once. `slice_of(step)` must be pure; an empty slice ends the
+  // stream. `training` chooses between training and evaluation plans. `dataset` and `env` must
+  // outlive the loader.
+  Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t step)> slice_of,
+         int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder);
+  // Stops within one clip's time.
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  // The next step's batch; waits for it. It stays valid until the next call. Throws what decoding
+  // threw: Error(kIo) naming a file that cannot be read or that changed since it was indexed.
+  Batch& next();
+
+ private:
+  struct Slot {
+    Batch batch;
+    int64_t step = -1;
+    int64_t missing = 0;      // clips not decoded yet
+    int64_t claimed = 0;      // clips handed to threads
+    std::exception_ptr error;
+  };
+  void work();
+  void prepare(Slot& slot, int64_t step);
+  void load(Slot& slot, int64_t index, media::ClipDecoder& decoder);
+  void check_unchanged(const Video& video);
+
+  Env* env_;
+  const Dataset& dataset_;
+  std::function<Slice(int64_t)> slice_of_;
+  bool training_;
+  MakeDecoder make_decoder_;
+  std::mutex mutex_;
+  std::condition_variable work_ready_, batch_ready_;
+  std::vector<Slot> slots_;
+  int64_t next_step_;         // handed out by the next call of next()
+  int64_t prepared_step_;     // first step without a slot
+  bool stopping_ = false;
+  std::mutex checked_mutex_;
+  std::unordered_map<std::string, bool> checked_;
+  std::vector<std::thread> threads_;
+};
+
+// Waits between tries of a read that failed: 0.1, 0.4 and 1.6 seconds. Rethrows the last Error(kIo).
+media::ClipCost decode_with_retries(media::ClipDecoder& decoder, const media::ClipRequest& request);
+
+}  // namespace keiko::data
