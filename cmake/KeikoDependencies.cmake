@@ -40,7 +40,13 @@ if(NOT EXISTS ${KEIKO_TORCH}/include/ATen/ATen.h)
   message(FATAL_ERROR "No LibTorch at '${KEIKO_TORCH}'. Run scripts/setup.sh, or set KEIKO_TORCH to "
                       "the folder that `python3 -c 'import torch; print(torch.__path__[0])'` prints.")
 endif()
+# The wheel ships headers of a newer {fmt} than the one we link: ours must be found first, or one
+# program would hold two.
+find_path(KEIKO_FMT_INCLUDE fmt/format.h REQUIRED)
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/first)
+file(CREATE_LINK ${KEIKO_FMT_INCLUDE}/fmt ${CMAKE_BINARY_DIR}/first/fmt SYMBOLIC)
 add_library(keiko_torch INTERFACE)
+target_include_directories(keiko_torch BEFORE INTERFACE ${CMAKE_BINARY_DIR}/first)
 target_include_directories(keiko_torch SYSTEM INTERFACE
   ${KEIKO_TORCH}/include ${KEIKO_TORCH}/include/torch/csrc/api/include)
 target_compile_definitions(keiko_torch INTERFACE USE_C10D_GLOO)

@@ -4,6 +4,18 @@
 
 set_property(GLOBAL PROPERTY KEIKO_ROOM_TABLE "")
 
+# The first target of a kind (LIBRARY or TEST: their flags differ) compiles the header, later ones
+# reuse it: it costs half a minute.
+function(keiko_precompile target kind header)
+  get_property(owner GLOBAL PROPERTY KEIKO_PCH_${kind})
+  if(owner)
+    target_precompile_headers(${target} REUSE_FROM ${owner})
+  else()
+    target_precompile_headers(${target} PRIVATE ${header})
+    set_property(GLOBAL PROPERTY KEIKO_PCH_${kind} ${target})
+  endif()
+endfunction()
+
 function(keiko_room name)
   cmake_parse_arguments(ROOM "" "" "USES;LINKS;SOURCES;TESTS;PCH" ${ARGN})
   add_library(keiko_${name} STATIC ${ROOM_SOURCES})
@@ -11,16 +23,15 @@ function(keiko_room name)
   list(TRANSFORM ROOM_USES PREPEND keiko_ OUTPUT_VARIABLE uses)
   target_link_libraries(keiko_${name} PUBLIC ${uses} ${ROOM_LINKS})
   if(ROOM_PCH)
-    target_precompile_headers(keiko_${name} PRIVATE ${ROOM_PCH})
+    keiko_precompile(keiko_${name} LIBRARY ${ROOM_PCH})
   endif()
   list(JOIN ROOM_USES "," row)
   set_property(GLOBAL APPEND PROPERTY KEIKO_ROOM_TABLE "${name}:${row}")
   if(KEIKO_TESTS AND ROOM_TESTS)
     add_executable(${name}_test ${ROOM_TESTS})
     target_link_libraries(${name}_test PRIVATE keiko_${name} GTest::gtest_main)
-    target_compile_definitions(${name}_test PRIVATE KEIKO_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     if(ROOM_PCH)
-      target_precompile_headers(${name}_test PRIVATE ${ROOM_PCH})
+      keiko_precompile(${name}_test TEST ${ROOM_PCH})
     endif()
     gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
       PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")

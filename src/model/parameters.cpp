@@ -1,0 +1,141 @@
+#include "model/parameters.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/rng.h"
+
+namespace keiko::model {
+namespace {
+
+int64_t product(const std::vector<int64_t>& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+void fill(const ParameterSpec& spec, uint64_t seed, at::Tensor value) {
+  const c10::NoGradGuard no_grad;
+  if (spec.init == Init::kZeros || spec.init == Init::kOnes) {
+    value.fill_(spec.init == Init::kOnes ? 1 : 0);
+    return;
+  }
+  Rng rng(seed, Stream::kInit, xxh3(std::string_view(spec.name)));
+  const int64_t parts = std::max<int64_t>(1, int64_t(spec.parts.size()));
+  const int64_t fan_out = spec.shape[0] / parts;
+  const int64_t fan_in = product(spec.shape) / spec.shape[0];
+  const double limit = std::sqrt(6.0 / double(fan_in + fan_out));
+  at::Tensor numbers = at::empty(spec.shape, at::kDouble);
+  double* out = numbers.data_ptr<double>();
+  for (int64_t i = 0; i < numbers.numel(); ++i) {
+    if (spec.init == Init::kXavierUniform) {
+      out[i] = rng.uniform(-limit, limit);
+    } else {
+      double x = rng.normal();
+      while (std::abs(x) > 2) x = rng.normal();
+      out[i] = spec.scale * x;
+    }
+  }
+  value.copy_(numbers);
+}
+
+}  // namespace
+
+at::Tensor Parameters::declare(ParameterSpec spec) {
+  at::Tensor handle = at::empty({0}, dtype_);
+  parameters_.push_back({std::move(spec), handle});
+  return handle;
+}
+
+void Parameters::allocate(uint64_t seed) {
+  std::map<std::pair<int, bool>, std::vector<Parameter*>> groups;
+  for (Parameter& p : parameters_) groups[{p.spec.block, !p.spec.decays}].push_back(&p);
+  for (auto& [key, members] : groups) {
+    FlatBuffer buffer;
+    buffer.block = key.first;
+    buffer.decays = !key.second;
+    buffer.name = fmt::format("block{:02}.{}", buffer.block, buffer.decays ? "decay" : "plain");
+    int64_t total = 0;
+    for (const Parameter* p : members) total += product(p->spec.shape);
+    buffer.value = at::zeros({total}, dtype_);
+    buffer.grad = at::zeros({total}, dtype_);
+    int64_t at_number = 0;
+    for (Parameter* p : members) {
+      const int64_t n = product(p->spec.shape);
+      p->value.set_data(buffer.value.narrow(0, at_number, n).view(p->spec.shape));
+      fill(p->spec, seed, p->value);
+      p->value.requires_grad_(true);
+      // Defined before the first backward, so that autograd adds into the buffer in place.
+      p->value.mutable_grad() = buffer.grad.narrow(0, at_number, n).view(p->spec.shape);
+      at_number += n;
+    }
+    buffers_.push_back(std::move(buffer));
+  }
+}
+
+int64_t Parameters::count() const {
+  int64_t n = 0;
+  for (const FlatBuffer& buffer : buffers_) n += buffer.value.numel();
+  return n;
+}
+
+void Parameters::zero_grad() {
+  for (FlatBuffer& buffer : buffers_) buffer.grad.zero_();
+}
+
+std::vector<NamedTensor> Parameters::published() const {
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& p : parameters_) {
+    const at::Tensor value = p.value.detach();
+    if (p.spec.parts.empty()) {
+      tensors.emplace_back(p.spec.name, value);
+      continue;
+    }
+    const auto chunks = value.chunk(int64_t(p.spec.parts.size()), 0);
+    for (size_t i = 0; i < chunks.size(); ++i) tensors.emplace_back(p.spec.parts[i], chunks[i]);
+  }
+  std::sort(tensors.begin(), tensors.end(),
+            [](const NamedTensor& a, const NamedTensor& b) { return a.first < b.first; });
+  return tensors;
+}
+
+Parameters::Unmatched Parameters::load(const std::vector<NamedTensor>& tensors) {
+  const c10::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> mine;
+  for (const NamedTensor& entry : published()) mine.insert(entry);
+  Unmatched unmatched;
+  for (const auto& [name, value] : tensors) {
+    const auto found = mine.find(name);
+    if (found == mine.end()) {
+      unmatched.unused.push_back(name);
+      continue;
+    }
+    if (found->second.sizes() != value.sizes()) {
+      const auto text = [](at::IntArrayRef s) { return fmt::format("[{}]", fmt::join(s, ", ")); };
+      fail(ErrorKind::kData, "{} has shape {} in the file, but {} in the model", name,
+           text(value.sizes()), text(found->second.sizes()));
+    }
+    found->second.copy_(value);
+    mine.erase(found);
+  }
+  for (const auto& [name, value] : mine) unmatched.missing.push_back(name);
+  return unmatched;
+}
+
+uint64_t Parameters::hash() const {
+  std::string digest;
+  for (const FlatBuffer& buffer : buffers_) {
+    const auto* bytes = static_cast<const uint8_t*>(buffer.value.const_data_ptr());
+    digest += buffer.name + hex64(xxh3({bytes, size_t(buffer.value.nbytes())}));
+  }
+  return xxh3(std::string_view(digest));
+}
+
+}  // namespace keiko::model

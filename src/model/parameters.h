@@ -1,0 +1,89 @@
+// All parameters of a model, living as views inside a few flat buffers.
+//
+// One buffer of values and one of gradients for each block and decay group: reducing, clipping,
+// optimising and checkpointing then work on a handful of long vectors instead of hundreds of
+// tensors, and their layout is a function of the model alone.
+
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace keiko::model {
+
+// How a parameter gets its first values, from (seed, parameter name) alone.
+enum class Init {
+  kZeros,
+  kOnes,
+  kXavierUniform,  // Glorot and Bengio 2010: uniform in +-sqrt(6 / (fan_in + fan_out))
+  kTruncNormal,    // normal with standard deviation `scale`, redrawn outside two of them
+};
+
+struct ParameterSpec {
+  std::string name;             // published (Hugging Face) name
+  std::vector<int64_t> shape;
+  int block = 0;                // which flat buffer: 0 embeddings, 1..depth blocks, then heads
+  bool decays = true;           // weight decay applies; never for norms, biases, tokens, positions
+  Init init = Init::kXavierUniform;
+  double scale = 0.02;
+  // Published names when one parameter holds several tensors, stacked in equal parts along the first
+  // dimension (query, key, value); empty: `name`. Xavier limits then count each part alone.
+  std::vector<std::string> parts;
+};
+
+struct Parameter {
+  ParameterSpec spec;
+  at::Tensor value;  // a leaf that requires grad, a view into its buffer
+};
+
+struct FlatBuffer {
+  std::string name;  // "block03.decay"
+  int block = 0;
+  bool decays = true;
+  at::Tensor value, grad;  // one-dimensional, the same length, contiguous
+};
+
+using NamedTensor = std::pair<std::string, at::Tensor>;
+
+// Not thread-safe.
+class Parameters {
+ public:
+  // `dtype`: at::kFloat, or at::kDouble for tests.
+  explicit Parameters(at::ScalarType dtype) : dtype_(dtype) {}
+  Parameters(const Parameters&) = delete;
+  Parameters& operator=(const Parameters&) = delete;
+
+  // Announces a parameter. The handle is empty until allocate() and stays valid afterwards.
+  at::Tensor declare(ParameterSpec spec);
+  // Lays out the buffers and fills them with first values. Call once, after the last declare().
+  void allocate(uint64_t seed);
+
+  const std::vector<Parameter>& all() const { return parameters_; }
+  std::vector<FlatBuffer>& buffers() { return buffers_; }
+  const std::vector<FlatBuffer>& buffers() const { return buffers_; }
+  at::ScalarType dtype() const { return dtype_; }
+  int64_t count() const;  // numbers in all parameters
+  void zero_grad();
+
+  // Views under their published names, sorted.
+  std::vector<NamedTensor> published() const;
+  // Copies `tensors` into the parameters of those names (converting the dtype). Returns the names of
+  // parameters that no tensor was given for, and of tensors that no parameter has. Throws
+  // Error(kData) on another shape, naming both.
+  struct Unmatched {
+    std::vector<std::string> missing, unused;
+  };
+  Unmatched load(const std::vector<NamedTensor>& tensors);
+  // xxh3 over names and bytes of all values: equal on all ranks of a run.
+  uint64_t hash() const;
+
+ private:
+  at::ScalarType dtype_;
+  std::vector<Parameter> parameters_;
+  std::vector<FlatBuffer> buffers_;
+};
+
+}  // namespace keiko::model

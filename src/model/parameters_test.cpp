@@ -1,0 +1,121 @@
+#include "model/parameters.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/temp_folder.h"
+#include "model/safetensors.h"
+#include "model/videomae.h"
+
+namespace keiko::model {
+namespace {
+
+struct Tiny {
+  Parameters parameters{at::kFloat};
+  VitOptions vit;
+  TokenGrid grid;
+  std::unique_ptr<VideoMaeClassifier> model;
+  explicit Tiny(uint64_t seed) {
+    vit.model = "custom";
+    vit.width = 32;
+    vit.depth = 2;
+    vit.heads = 2;
+    vit.patch_size = 8;
+    grid = make_grid(vit, 4, 16);
+    model = std::make_unique<VideoMaeClassifier>(parameters, vit, grid, 5);
+    parameters.allocate(seed);
+  }
+};
+
+TEST(Parameters, GradientsLandInTheFlatBuffers) {
+  Tiny t(1);
+  const at::Tensor patches = at::randn({3, t.grid.count(), t.grid.patch_values()});
+  const at::Tensor logits = t.model->forward(patches, {}, BlockRunner());
+  logits.square().sum().backward();
+  for (const Parameter& p : t.parameters.all()) {
+    bool inside = false;
+    for (const FlatBuffer& b : t.parameters.buffers()) {
+      const char* start = static_cast<const char*>(b.grad.const_data_ptr());
+      const char* data = static_cast<const char*>(p.value.grad().const_data_ptr());
+      inside |= data >= start && data < start + b.grad.nbytes();
+    }
+    EXPECT_TRUE(inside) << p.spec.name << " left its buffer";
+  }
+  double norm = 0;
+  for (const FlatBuffer& b : t.parameters.buffers()) norm += b.grad.norm().item<double>();
+  EXPECT_GT(norm, 0);
+  // A second backward adds; zero_grad clears through the same memory.
+  t.parameters.zero_grad();
+  for (const Parameter& p : t.parameters.all()) EXPECT_EQ(p.value.grad().abs().max().item<float>(), 0);
+}
+
+TEST(Parameters, NormsBiasesAndTokensDoNotDecay) {
+  Tiny t(1);
+  for (const Parameter& p : t.parameters.all())
+    EXPECT_EQ(p.spec.decays, p.spec.shape.size() >= 2) << p.spec.name;
+}
+
+TEST(Parameters, FirstValuesAreAFunctionOfSeedAndName) {
+  Tiny a(1), b(1), c(2);
+  EXPECT_EQ(a.parameters.hash(), b.parameters.hash());
+  EXPECT_NE(a.parameters.hash(), c.parameters.hash());
+  for (const Parameter& p : a.parameters.all()) {
+    if (p.spec.init != Init::kXavierUniform) continue;
+    const double parts = std::max<double>(1, double(p.spec.parts.size()));
+    const double fan_out = double(p.spec.shape[0]) / parts;
+    const double fan_in = double(p.value.numel()) / double(p.spec.shape[0]);
+    const double limit = std::sqrt(6 / (fan_in + fan_out));
+    EXPECT_LE(p.value.abs().max().item<double>(), limit * (1 + 1e-6)) << p.spec.name;
+    EXPECT_NEAR(p.value.std().item<double>(), limit / std::sqrt(3.0), limit * 0.1) << p.spec.name;
+  }
+}
+
+TEST(Patches, UnpatchifyInvertsPatchify) {
+  Tiny t(1);
+  const at::Tensor video = at::arange(2 * 3 * 4 * 16 * 16).view({2, 3, 4, 16, 16});
+  EXPECT_TRUE(unpatchify(patchify(video, t.grid), t.grid).equal(video));
+  // One value by hand: clip 1, channel 2, frame 3, row 9, column 14 -> token (1, 1, 1).
+  const int64_t token = 1 * 4 + 1 * 2 + 1, value = ((2 * 2 + 1) * 8 + 1) * 8 + 6;
+  EXPECT_EQ(patchify(video, t.grid).index({1, token, value}).item<int64_t>(),
+            video.index({1, 2, 3, 9, 14}).item<int64_t>());
+}
+
+TEST(Safetensors, WritesWhatItReadsInEveryDtype) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/x.safetensors";
+  std::vector<NamedTensor> tensors;
+  for (auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt, at::kByte, at::kBool})
+    tensors.emplace_back(at::toString(type), at::randn({3, 5}).mul(50).abs().to(type));
+  tensors.emplace_back("scalar", at::tensor(2.5));
+  tensors.emplace_back("empty", at::empty({0, 4}));
+  write_safetensors(default_env(), path, tensors, {{"format", "pt"}});
+  const SafetensorsFile read = read_safetensors(default_env(), path);
+  EXPECT_EQ(read.metadata.at("format"), "pt");
+  for (const auto& [name, tensor] : tensors) EXPECT_TRUE(read.get(name).equal(tensor)) << name;
+}
+
+TEST(Safetensors, ADamagedFileIsAnErrorNeverACrash) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/x.safetensors";
+  write_safetensors(default_env(), path, {{"a", at::ones({4})}, {"b", at::ones({2, 3})}});
+  const std::string good = read_text(default_env(), path);
+  for (size_t length = 0; length < good.size(); ++length) {
+    publish(default_env(), path, good.substr(0, length));
+    EXPECT_THROW(read_safetensors(default_env(), path), Error) << "cut to " << length;
+  }
+  for (size_t at_byte = 0; at_byte < good.size(); ++at_byte) {
+    std::string flipped = good;
+    flipped[at_byte] = char(flipped[at_byte] ^ 0x15);
+    publish(default_env(), path, flipped);
+    try {
+      read_safetensors(default_env(), path);  // a changed number or name may pass
+    } catch (const Error&) {
+    }
+  }
+}
+
+}  // namespace
+}  // namespace keiko::model
