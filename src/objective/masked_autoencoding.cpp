@@ -1,0 +1,234 @@
+#include "objective/masked_autoencoding.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace keiko::objective {
+namespace {
+
+using model::TokenGrid;
+
+// The token indices that a batch sees and does not see.
+struct Split {
+  at::Tensor visible, masked;  // int64 [b, K], [b, M], raster order
+};
+
+class MaskedAutoencoding : public Objective {
+ public:
+  MaskedAutoencoding(const MaskedAutoencodingOptions& options, const ObjectiveContext& context)
+      : options_(options),
+        seed_(context.seed),
+        grid_(make_grid(options.vit, context.num_frames, context.size)),
+        hidden_(hidden_count(options.mask, grid_)),
+        parameters_(context.dtype),
+        model_(parameters_, options.vit, options.decoder, grid_) {
+    parameters_.allocate(context.seed);
+  }
+
+  model::Parameters& parameters() override { return parameters_; }
+
+  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
+    const Split split = split_tokens(batch.positions);
+    const at::Tensor patches = model::patchify(batch.video, grid_);
+    return {clip_losses(predict(patches, split, runner), target(patches, split)).sum(), {}};
+  }
+
+  // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what
+  // a model could say without having learned anything; and what the constant prediction needs.
+  std::vector<std::string> evaluation_columns() const override {
+    return {"loss", "frozen_loss", "visible_mean_loss", "copy_last_loss",
+            "sum_red", "sum_green", "sum_blue", "squares"};
+  }
+
+  at::Tensor evaluate(const MicroBatch& batch) override {
+    const c10::NoGradGuard no_grad;
+    const model::BlockRunner runner;
+    const Split split = split_tokens(batch.positions);
+    const at::Tensor patches = model::patchify(batch.video, grid_);
+    const at::Tensor wanted = target(patches, split).to(at::kDouble);
+    const at::Tensor frozen = model::patchify(
+        batch.video.select(2, 0).unsqueeze(2).expand(batch.video.sizes()), grid_);
+    const int64_t b = wanted.size(0);
+    at::Tensor rows = at::full({b, 8}, std::nan(""), at::kDouble);
+    rows.select(1, 0).copy_(clip_losses(predict(patches, split, runner).to(at::kDouble), wanted));
+    rows.select(1, 1).copy_(clip_losses(predict(frozen, split, runner).to(at::kDouble), wanted));
+    if (!options_.norm_pix_loss) {
+      rows.select(1, 2).copy_(clip_losses(visible_mean(patches, split), wanted));
+      if (options_.mask.kind == "future")
+        rows.select(1, 3).copy_(clip_losses(copy_last(batch.video, split), wanted));
+    }
+    const at::Tensor by_channel = wanted.reshape({b, -1, 3});
+    rows.narrow(1, 4, 3).copy_(by_channel.sum(1));
+    rows.select(1, 7).copy_(wanted.square().flatten(1).sum(1));
+    return rows;
+  }
+
+  nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
+    const int64_t n = rows.size(0);
+    const double values = double(hidden_ * grid_.patch_values());  // of one clip
+    const auto mean_of = [&](int64_t column) { return rows.select(1, column).mean().item<double>(); };
+    // The best constant is the mean of each channel over all clips that are evaluated: what a model
+    // that learned nothing but the average would reach at best.
+    const at::Tensor means = rows.narrow(1, 4, 3).sum(0) / (double(n) * values / 3);
+    const at::Tensor constant =
+        (rows.select(1, 7) - 2 * at::matmul(rows.narrow(1, 4, 3), means) +
+         values / 3 * means.square().sum()) / values;
+    const at::Tensor gain = constant - rows.select(1, 0);
+    nlohmann::ordered_json out;
+    out["clips"] = n;
+    out["loss"] = mean_of(0);
+    out["constant_loss"] = constant.mean().item<double>();
+    if (n > 1) {
+      const double error = gain.std().item<double>() / std::sqrt(double(n));
+      out["gain_over_constant"] = gain.mean().item<double>();
+      out["gain_standard_error"] = error;
+    }
+    const char* names[] = {"", "frozen_loss", "visible_mean_loss", "copy_last_loss"};
+    for (int64_t column = 1; column < 4; ++column)
+      if (const double value = mean_of(column); !std::isnan(value)) out[names[column]] = value;
+    out["frozen_over_loss"] = mean_of(1) / mean_of(0);
+    return out;
+  }
+
+  std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
+    const auto unmatched = parameters_.load(tensors);
+    for (const std::string& name : unmatched.missing)
+      if (name.rfind("videomae.", 0) == 0)
+        fail(ErrorKind::kData, "init_from: the checkpoint has no {}", name);
+    return fmt::format("{} tensors taken, {} initialised, {} of the checkpoint unused",
+                       tensors.size() - unmatched.unused.size(), unmatched.missing.size(),
+                       unmatched.unused.size());
+  }
+
+  nlohmann::ordered_json config() const override {
+    return model::videomae_config(options_.vit, &options_.decoder, grid_, options_.norm_pix_loss, {});
+  }
+
+  std::vector<model::NamedTensor> fields(const MicroBatch& batch) override {
+    at::Tensor mask = at::zeros({int64_t(batch.positions.size()), grid_.count()}, at::kBool);
+    mask.scatter_(1, split_tokens(batch.positions).masked, true);
+    return {{"mask", mask}};
+  }
+
+  at::Tensor picture(const MicroBatch& batch) override {
+    const c10::NoGradGuard no_grad;
+    const Split split = split_tokens(batch.positions);
+    const at::Tensor patches = model::patchify(batch.video, grid_);
+    at::Tensor predicted = model::channels_first(predict(patches, split, model::BlockRunner()), grid_);
+    const at::Tensor truth = pixels(patches, split.masked);
+    if (options_.norm_pix_loss) {
+      // The model predicts each patch up to its own mean and spread: lend it the true ones.
+      const auto shape = truth.sizes().vec();
+      const at::Tensor x = truth.view({shape[0], shape[1], 3, -1});
+      const auto [variance, mean] = at::var_mean(x, at::IntArrayRef{3}, 1, true);
+      predicted = (predicted.view_as(x) * (variance.sqrt() + 1e-6) + mean).view(shape);
+    }
+    const at::Tensor index = split.masked.unsqueeze(2).expand({-1, -1, patches.size(2)});
+    const at::Tensor hidden = patches.scatter(1, index, 128);
+    const at::Tensor filled =
+        patches.scatter(1, index, predicted.mul(255).round().clamp(0, 255).to(at::kByte));
+    return at::stack({batch.video, model::unpatchify(hidden, grid_), model::unpatchify(filled, grid_)}, 1);
+  }
+
+  double flops_per_clip() const override {
+    const auto& v = options_.vit;
+    const auto& d = options_.decoder;
+    const int64_t n = grid_.count(), k = n - hidden_;
+    const double embed = 2.0 * double(k) * double(grid_.patch_values()) * double(v.width);
+    const double head = 2.0 * double(hidden_) * double(grid_.patch_values()) * double(d.width);
+    return 3 * (embed + head + model::blocks_flops(v.depth, k, v.width, v.mlp_width()) +
+                model::blocks_flops(d.depth, n, d.width, int64_t(double(d.width) * v.mlp_ratio)));
+  }
+
+ private:
+  Split split_tokens(const std::vector<int64_t>& positions) const {
+    const int64_t b = int64_t(positions.size()), n = grid_.count();
+    Split split{at::empty({b, n - hidden_}, at::kLong), at::empty({b, hidden_}, at::kLong)};
+    int64_t* visible = split.visible.data_ptr<int64_t>();
+    int64_t* masked = split.masked.data_ptr<int64_t>();
+    for (int64_t position : positions) {
+      const std::vector<bool> mask = make_mask(options_.mask, grid_, seed_, position);
+      for (int64_t i = 0; i < n; ++i) *(mask[size_t(i)] ? masked : visible)++ = i;
+    }
+    return split;
+  }
+
+  at::Tensor predict(const at::Tensor& patches, const Split& split,
+                     const model::BlockRunner& runner) const {
+    const at::Tensor seen = model::normalise_patches(
+        model::gather_tokens(patches, split.visible), grid_, parameters_.dtype());
+    return model_.forward(seen, split.visible, split.masked, runner);
+  }
+
+  // The patches `ids` as numbers in [0, 1].
+  at::Tensor pixels(const at::Tensor& patches, const at::Tensor& ids) const {
+    return model::gather_tokens(patches, ids).to(parameters_.dtype()).div_(255);
+  }
+
+  at::Tensor target(const at::Tensor& patches, const Split& split) const {
+    return model::videomae_target(pixels(patches, split.masked), grid_, options_.norm_pix_loss);
+  }
+
+  // Each clip's mean squared error, [b].
+  static at::Tensor clip_losses(const at::Tensor& predicted, const at::Tensor& wanted) {
+    return (predicted - wanted).square().flatten(1).mean(1);
+  }
+
+  // Every hidden pixel is the mean of the clip's visible ones, channel by channel.
+  at::Tensor visible_mean(const at::Tensor& patches, const Split& split) const {
+    const int64_t b = patches.size(0);
+    const at::Tensor mean = pixels(patches, split.visible)
+                                .to(at::kDouble)
+                                .view({b, -1, 3, grid_.patch_values() / 3})
+                                .mean(at::IntArrayRef{1, 3});  // [b, 3]
+    return mean.view({b, 1, 1, 3})
+        .expand({b, hidden_, grid_.patch_values() / 3, 3})
+        .reshape({b, hidden_, -1});
+  }
+
+  // Every hidden frame is the last visible one.
+  at::Tensor copy_last(const at::Tensor& video, const Split& split) const {
+    const int64_t seen = (grid_.count() - hidden_) / (grid_.rows * grid_.columns) * grid_.tubelet_size;
+    const at::Tensor still = video.select(2, seen - 1).unsqueeze(2).expand(video.sizes());
+    return model::videomae_target(pixels(model::patchify(still, grid_), split.masked), grid_, false)
+        .to(at::kDouble);
+  }
+
+  MaskedAutoencodingOptions options_;
+  uint64_t seed_;
+  TokenGrid grid_;
+  int64_t hidden_;
+  model::Parameters parameters_;
+  model::VideoMaePretraining model_;
+};
+
+}  // namespace
+
+void MaskedAutoencodingOptions::bind(config::Binder& b) {
+  vit.bind(b);
+  if (b.is_reading()) {
+    // Published decoders: half the encoder's width, heads of 64, 4 blocks (12 for large).
+    decoder.width = vit.width / 2;
+    decoder.heads = std::max<int64_t>(1, decoder.width / 64);
+    decoder.depth = vit.model == "large" ? 12 : 4;
+  }
+  b.key("decoder_width", decoder.width, "decoder channels").range(1, 1 << 16);
+  b.key("decoder_depth", decoder.depth, "decoder blocks").range(1, 1024);
+  b.key("decoder_heads", decoder.heads, "decoder attention heads").range(1, 1024);
+  if (decoder.width % decoder.heads != 0)
+    b.refuse("decoder_width", fmt::format("is not a multiple of decoder_heads = {}", decoder.heads));
+  b.choice("mask", mask.kind, {"tube", "random", "future"},
+           "tube (same places at all times), random, or future (the end of the clip)");
+  b.key("mask_ratio", mask.ratio, "share of tokens that is hidden").range(0.01, 0.99);
+  b.key("norm_pix_loss", norm_pix_loss, "predict each patch up to its own mean and spread");
+}
+
+std::unique_ptr<Objective> MaskedAutoencodingOptions::make(const ObjectiveContext& context) const {
+  return std::make_unique<MaskedAutoencoding>(*this, context);
+}
+
+}  // namespace keiko::objective

@@ -1,0 +1,20 @@
+// Masked autoencoding as in VideoMAE: hide most tokens, predict their pixels.
+
+#pragma once
+#include "model/videomae.h"
+#include "objective/masks.h"
+#include "objective/objective.h"
+
+namespace keiko::objective {
+
+struct MaskedAutoencodingOptions : ObjectiveOptions {
+  model::VitOptions vit;
+  model::DecoderOptions decoder;  // width, depth and heads 0 in a recipe: the published ones
+  MaskRule mask;
+  bool norm_pix_loss = true;
+
+  void bind(config::Binder& b) override;
+  std::unique_ptr<Objective> make(const ObjectiveContext& context) const override;
+};
+
+}  // namespace keiko::objective

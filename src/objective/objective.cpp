@@ -1,0 +1,47 @@
+#include "objective/objective.h"
+
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+#include "objective/classification.h"
+#include "objective/masked_autoencoding.h"
+#include "objective/probe.h"
+
+namespace keiko::objective {
+namespace {
+
+std::map<std::string, MakeOptions>& registry() {
+  static std::map<std::string, MakeOptions> makers = {
+      {"videomae", [] { return std::make_shared<MaskedAutoencodingOptions>(); }},
+      {"classification", [] { return std::make_shared<ClassificationOptions>(); }},
+      {"probe", [] { return std::make_shared<ProbeOptions>(); }}};
+  return makers;
+}
+
+}  // namespace
+
+void register_objective(const std::string& name, MakeOptions make) {
+  registry()[name] = std::move(make);
+}
+
+void ObjectiveChoice::bind(config::Binder& b) {
+  std::vector<std::string> names;
+  for (const auto& [known, make] : registry()) names.push_back(known);
+  b.choice("name", name, names, "what is learned").required();
+  if (b.is_reading()) options = registry().at(name)();
+  b.call_it(name);
+  if (options) options->bind(b);
+}
+
+Interval wilson_interval(int64_t hits, int64_t n) {
+  if (n == 0) return {0, 1};
+  constexpr double z = 1.959963984540054;
+  const double count = double(n), p = double(hits) / count;
+  const double centre = (p + z * z / (2 * count)) / (1 + z * z / count);
+  const double half =
+      z * std::sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / (1 + z * z / count);
+  return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
+}
+
+}  // namespace keiko::objective

@@ -1,0 +1,111 @@
+// What is learned: an objective owns its modules and turns a micro-batch into a loss.
+//
+// The training loop knows nothing else about models. Adding an objective is a header, a source, a
+// test and a recipe; register_objective makes its name known to recipes, in this tree or out of it.
+
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "config/binder.h"
+#include "model/block_runner.h"
+#include "model/parameters.h"
+
+namespace keiko::objective {
+
+// Some clips of a batch, as the model gets them.
+struct MicroBatch {
+  at::Tensor video;                // uint8 [b, 3, T, H, W]
+  at::Tensor label;                // int64 [b]; -1: none
+  std::vector<int64_t> positions;  // of the sample stream (in evaluation: item indices)
+};
+
+// Sums over the clips of a micro-batch; the loop divides by the global count of clips.
+struct LossSums {
+  at::Tensor loss;     // scalar, differentiable
+  at::Tensor metrics;  // [metric_names().size()], detached
+};
+
+// Not thread-safe.
+class Objective {
+ public:
+  virtual ~Objective() = default;
+
+  // The parameters that are trained.
+  virtual model::Parameters& parameters() = 0;
+  // The sum over clips of each clip's loss, with its graph. All randomness comes from positions.
+  virtual LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) = 0;
+  // Names of LossSums::metrics, logged beside the loss.
+  virtual std::vector<std::string> metric_names() const { return {}; }
+
+  // One row of numbers per clip, float64 [b, evaluation_columns().size()], without a graph.
+  virtual std::vector<std::string> evaluation_columns() const = 0;
+  virtual at::Tensor evaluate(const MicroBatch& batch) = 0;
+  // Figures from the rows of all clips; always has "loss".
+  virtual nlohmann::ordered_json summarize(const at::Tensor& rows) const = 0;
+
+  // True when every clip needs a label.
+  virtual bool needs_label() const { return false; }
+  // All weights under published names, those that are not trained too.
+  virtual std::vector<model::NamedTensor> weights() { return parameters().published(); }
+  virtual model::Parameters::Unmatched load_weights(const std::vector<model::NamedTensor>& tensors) {
+    return parameters().load(tensors);
+  }
+  // Starts from another run's weights: takes what fits by name, and says what was left as it was.
+  // Throws Error(kData) when a part that must come from there is missing, naming it.
+  virtual std::string start_from(const std::vector<model::NamedTensor>& tensors) = 0;
+  // The config.json beside model.safetensors.
+  virtual nlohmann::ordered_json config() const = 0;
+  // What the objective adds to a batch, such as "mask", for those who audit it.
+  virtual std::vector<model::NamedTensor> fields(const MicroBatch& batch) {
+    (void)batch;
+    return {};
+  }
+  // Rows of clips to look at, uint8 [b, rows, 3, T, H, W]: the input, what is hidden, what came back.
+  virtual at::Tensor picture(const MicroBatch& batch) { return batch.video.unsqueeze(1); }
+  // Floating-point operations of one clip, forward and backward, without recomputation.
+  virtual double flops_per_clip() const = 0;
+};
+
+// What an objective may know when it is made.
+struct ObjectiveContext {
+  int64_t num_frames = 0, size = 0;
+  uint64_t seed = 0;
+  std::vector<std::string> class_names;
+  at::ScalarType dtype = at::kFloat;
+};
+
+// The recipe's `objective` keys of one kind of objective.
+class ObjectiveOptions {
+ public:
+  virtual ~ObjectiveOptions() = default;
+  virtual void bind(config::Binder& b) = 0;
+  // Throws Error(kUsage) when the options do not fit the clips or the data.
+  virtual std::unique_ptr<Objective> make(const ObjectiveContext& context) const = 0;
+};
+
+using MakeOptions = std::function<std::shared_ptr<ObjectiveOptions>()>;
+
+// Makes `name` usable as objective.name. Call before recipes are read.
+void register_objective(const std::string& name, MakeOptions make);
+
+// The `objective` group of a recipe: its name chooses which keys there are.
+struct ObjectiveChoice {
+  std::string name = "videomae";
+  std::shared_ptr<ObjectiveOptions> options;
+
+  void bind(config::Binder& b);
+};
+
+// 95% Wilson score interval of `hits` out of `n` (Wilson 1927).
+struct Interval {
+  double low, high;
+};
+Interval wilson_interval(int64_t hits, int64_t n);
+
+}  // namespace keiko::objective

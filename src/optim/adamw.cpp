@@ -1,0 +1,88 @@
+#include "optim/adamw.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+namespace keiko::optim {
+
+void LrScaleOptions::bind(config::Binder& b) {
+  b.key("linear", linear, "lr times batch_size / this; 0 is off").at_least(0);
+}
+
+void OptimizerOptions::bind(config::Binder& b) {
+  b.choice("name", name, {"adamw"}, "the optimiser");
+  b.key("base_lr", base_lr, "peak learning rate before lr_scale").range(0, 1000);
+  b.group("lr_scale", lr_scale);
+  b.key("warmup_lr", warmup_lr, "at the first step, before lr_scale").range(0, 1000);
+  b.key("min_lr", min_lr, "at the last step, before lr_scale").range(0, 1000);
+  b.key("warmup_steps", warmup_steps, "linear warm-up").at_least(0);
+  b.key("warmup_epochs", warmup_epochs, "the same in epochs; only one of the two").at_least(0);
+  if (warmup_steps > 0 && warmup_epochs > 0)
+    b.refuse("warmup_epochs", "and warmup_steps cannot both be given");
+  b.key("weight_decay", weight_decay, "decoupled; none for norms, biases, tokens").range(0, 100);
+  b.key("betas", betas, "decay of the two moments").range(0, 1);
+  if (betas.size() != 2) b.refuse("betas", "must be two numbers");
+  b.key("eps", eps, "added to the root of the second moment").range(0, 1);
+  b.key("clip_grad", clip_grad, "largest gradient norm; 0 is off").at_least(0);
+}
+
+Schedule OptimizerOptions::schedule(int64_t batch_size, int64_t steps, double epoch_steps) const {
+  const double scale = lr_scale.linear > 0 ? double(batch_size) / double(lr_scale.linear) : 1;
+  const int64_t warmup =
+      warmup_epochs > 0 ? int64_t(std::llround(warmup_epochs * epoch_steps)) : warmup_steps;
+  return {warmup_lr * scale, base_lr * scale, min_lr * scale, warmup, steps};
+}
+
+double gradient_norm(const model::Parameters& parameters) {
+  const c10::NoGradGuard no_grad;
+  std::vector<at::Tensor> norms;
+  for (const auto& buffer : parameters.buffers()) norms.push_back(buffer.grad.norm());
+  return at::stack(norms).norm().item<double>();
+}
+
+void scale_gradients(model::Parameters& parameters, double factor) {
+  if (factor == 1) return;
+  const c10::NoGradGuard no_grad;
+  for (auto& buffer : parameters.buffers()) buffer.grad.mul_(factor);
+}
+
+AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options)
+    : parameters_(parameters), options_(options) {
+  for (const auto& buffer : parameters.buffers()) {
+    exp_avg_.push_back(at::zeros_like(buffer.value));
+    exp_avg_sq_.push_back(at::zeros_like(buffer.value));
+  }
+}
+
+void AdamW::step(double lr, int64_t step) {
+  const c10::NoGradGuard no_grad;
+  for (const bool decays : {true, false}) {
+    std::vector<at::Tensor> values, grads, exp_avgs, exp_avg_sqs, steps;
+    for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
+      auto& buffer = parameters_.buffers()[i];
+      if (buffer.decays != decays) continue;
+      values.push_back(buffer.value);
+      grads.push_back(buffer.grad);
+      exp_avgs.push_back(exp_avg_[i]);
+      exp_avg_sqs.push_back(exp_avg_sq_[i]);
+      steps.push_back(at::tensor(float(step)));
+    }
+    if (values.empty()) continue;
+    at::_fused_adamw_(values, grads, exp_avgs, exp_avg_sqs, {}, steps, lr, options_.betas[0],
+                      options_.betas[1], decays ? options_.weight_decay : 0.0, options_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
+  }
+}
+
+std::vector<model::NamedTensor> AdamW::state() const {
+  std::vector<model::NamedTensor> tensors;
+  for (size_t i = 0; i < exp_avg_.size(); ++i) {
+    tensors.emplace_back("exp_avg." + parameters_.buffers()[i].name, exp_avg_[i]);
+    tensors.emplace_back("exp_avg_sq." + parameters_.buffers()[i].name, exp_avg_sq_[i]);
+  }
+  return tensors;
+}
+
+}  // namespace keiko::optim
