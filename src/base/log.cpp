@@ -6,6 +6,18 @@
 #include "base/error.h"
 
 namespace keiko {
+namespace {
+spdlog::sink_ptr& file_sink() {
+  static spdlog::sink_ptr sink;
+  return sink;
+}
+}  // namespace
+
+void log_quietly(const std::string& line) {
+  if (!file_sink()) return;
+  file_sink()->log(spdlog::details::log_msg("keiko", spdlog::level::info, line));
+  file_sink()->flush();
+}
 
 void start_log(bool quiet) {
   auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
@@ -21,6 +33,7 @@ void log_to_file(const std::string& path) {
     sink->set_pattern("%Y-%m-%d %H:%M:%S %l %v");
     auto logger = spdlog::default_logger();
     logger->sinks().push_back(sink);
+    file_sink() = sink;
     logger->flush_on(spdlog::level::info);
   } catch (const spdlog::spdlog_ex& e) {
     fail(ErrorKind::kIo, "{}: cannot open the log: {}", path, e.what());

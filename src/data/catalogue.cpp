@@ -203,8 +203,6 @@ std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& pa
     damaged(path, "checksum of the header");
   if (get<uint64_t>(&header[16]) != uint64_t(file_size))
     damaged(path, fmt::format("{} bytes instead of {}", file_size, get<uint64_t>(&header[16])));
-  c->hash_ = get<uint64_t>(&header[24]);
-
   Section sections[kSections];
   for (int i = 0; i < kSections; ++i) {
     const uint8_t* entry = &header[size_t(32 + 24 * i)];
@@ -213,6 +211,9 @@ std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& pa
         sections[i].size > file_size - sections[i].offset)
       damaged(path, "a section outside the file");
   }
+  // The items and the videos' own hashes say what the data is; when it was indexed does not matter.
+  const uint64_t parts[] = {sections[1].hash, sections[2].hash};
+  c->hash_ = xxh3(std::string_view(reinterpret_cast<const char*>(parts), sizeof(parts)));
   c->items_ = sections[1];
   c->video_places_ = sections[2];
   c->videos_ = sections[3];

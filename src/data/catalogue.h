@@ -53,7 +53,7 @@ class Catalogue {
   const std::vector<std::string>& class_names() const { return class_names_; }
   uint64_t generation() const { return generation_; }
   const std::string& created() const { return created_; }
-  // Fingerprint of the header, which holds the fingerprints of all sections.
+  // Fingerprint of all items and videos: the same when the same files are indexed again.
   uint64_t hash() const { return hash_; }
 
   // Throws Error(kData) when the index is outside the catalogue or the record points outside it.

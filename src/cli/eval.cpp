@@ -1,0 +1,60 @@
+#include "train/evaluation.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/error.h"
+#include "base/machine.h"
+#include "cli/command.h"
+#include "cli/recipe_arguments.h"
+#include "report/progress.h"
+#include "train/trainer.h"
+
+namespace keiko::cli {
+
+void add_eval(CLI::App& app, Action& action) {
+  auto* c = app.add_subcommand("eval", "Evaluate a run's newest weights on held-out data, beside its controls\n"
+                                       "Data: the recipe's eval.data, or eval.data=NAME.kix");
+  struct Options : RecipeArguments {
+    bool json = false, random_init = false;
+  };
+  auto o = std::make_shared<Options>();
+  o->add_to(*c, true);
+  c->add_flag("--random-init", o->random_init, "Evaluate fresh random weights instead, to compare with");
+  c->add_flag("--json", o->json, "Print JSON on stdout");
+  c->callback([o, &action] {
+    action = [o] {
+      const LoadedRecipe loaded = load(*o);
+      const train::Recipe& r = loaded.recipe;
+      if (r.eval.data.empty())
+        fail(ErrorKind::kUsage, "the recipe has no eval.data; give a catalogue, such as eval.data=test.kix");
+      const data::Dataset dataset = open_dataset(r, true);
+      const auto objective = train::make_objective(r, dataset);
+      if (!o->random_init && !load_weights_of_run(*objective, loaded.run_folder))
+        fail(ErrorKind::kUsage, "{}: no committed checkpoint to evaluate; train first, or use --random-init",
+             loaded.run_folder);
+      const auto launch = dist::read_launch_environment();
+      const auto communicator = dist::make_communicator(launch, double(r.train.timeout_s));
+      const auto threads = train::share_threads(r, launch, usable_cores());
+      report::Progress progress("eval");
+      const auto summary = train::evaluate(
+          default_env(), *objective, dataset, r.eval, threads.decode, *communicator,
+          [] { return std::make_unique<media::CpuClipDecoder>(default_env()); },
+          [&](int64_t done, int64_t total) { progress.update(done, total); });
+      progress.finish("");
+      if (launch.rank != 0) return 0;
+      nlohmann::ordered_json out = {{"run", o->random_init ? "random init" : loaded.run_folder},
+                                    {"data", dataset.describe()}};
+      for (const auto& [key, value] : summary.items()) out[key] = value;
+      if (o->json) {
+        std::printf("%s\n", out.dump(2).c_str());
+        return 0;
+      }
+      for (const auto& [key, value] : out.items())
+        std::printf("%-22s %s\n", key.c_str(),
+                    value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
+      return 0;
+    };
+  });
+}
+
+}  // namespace keiko::cli

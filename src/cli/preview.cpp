@@ -1,0 +1,119 @@
+#include <ATen/ATen.h>
+#include <spdlog/spdlog.h>
+
+#include "base/error.h"
+#include "base/machine.h"
+#include "cli/command.h"
+#include "cli/recipe_arguments.h"
+#include "model/safetensors.h"
+#include "report/picture.h"
+#include "report/run_page.h"
+#include "train/evaluation.h"
+#include "train/trainer.h"
+
+namespace keiko::cli {
+namespace {
+
+struct PreviewOptions : RecipeArguments {
+  int64_t step = 0, steps = 1, clips = 8;
+  std::string out, tensors;
+};
+
+// Batches of the whole world, as the model gets them at steps [first, first + count).
+template <class Visit>
+void for_each_batch(const train::Recipe& r, const data::Dataset& dataset, int64_t first, int64_t count,
+                    int64_t clips, Visit visit) {
+  data::Loader loader(
+      default_env(), dataset,
+      [&](int64_t step) {
+        return step < first + count ? data::Slice{step * r.batch_size, step * r.batch_size + clips}
+                                    : data::Slice{};
+      },
+      first, true, usable_cores(), int(r.loader.prefetch),
+      [] { return std::make_unique<media::CpuClipDecoder>(default_env()); });
+  for (int64_t i = 0; i < count; ++i) visit(loader.next());
+}
+
+void write_tensors(const train::Recipe& r, const data::Dataset& dataset,
+                   objective::Objective& objective, const PreviewOptions& o) {
+  std::vector<model::NamedTensor> tensors;
+  for_each_batch(r, dataset, o.step, o.steps, r.batch_size, [&](data::Batch& batch) {
+    const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
+    const std::string prefix = std::to_string(batch.step) + "/";
+    tensors.emplace_back(prefix + "video", micro.video.clone());
+    tensors.emplace_back(prefix + "position", at::tensor(micro.positions));
+    if (objective.needs_label()) tensors.emplace_back(prefix + "label", micro.label);
+    for (const auto& [name, tensor] : objective.fields(micro))
+      tensors.emplace_back(prefix + name, tensor);
+  });
+  model::write_safetensors(default_env(), o.tensors, tensors);
+  spdlog::info("{}: the batches of steps {} to {}", o.tensors, o.step, o.step + o.steps - 1);
+}
+
+// One picture of [rows, 3, T, H, W]: a row of frames for each row.
+void write_sheet(const std::string& path, const at::Tensor& clips, int64_t frames_shown) {
+  const at::Tensor all = clips.contiguous();
+  const int64_t rows = all.size(0), frames = all.size(2), h = all.size(3), w = all.size(4);
+  const int64_t shown = std::min(frames, frames_shown);
+  const int scale = int(std::max<int64_t>(1, 96 / std::max(w, h)));
+  std::vector<report::Picture> pictures;
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < shown; ++i) {
+      const int64_t t = shown == 1 ? 0 : i * (frames - 1) / (shown - 1);
+      const at::Tensor frame = all[row].select(1, t).contiguous();
+      pictures.push_back(report::enlarge(
+          report::from_planes(frame.data_ptr<uint8_t>(), h * w, int(w), int(h)), scale));
+    }
+  report::write_png(default_env(), path, report::arrange(pictures, int(shown), 3));
+}
+
+}  // namespace
+
+void add_preview(CLI::App& app, Action& action) {
+  auto* c = app.add_subcommand("preview", "Rebuild the samples of any training step, as pictures or tensors\n"
+                                          "With a trained run, masked input and reconstruction are shown too");
+  auto o = std::make_shared<PreviewOptions>();
+  o->add_to(*c, true);
+  c->add_option("--step", o->step, "The step, from 0")->check(CLI::NonNegativeNumber)->capture_default_str();
+  c->add_option("--steps", o->steps, "With --tensors: how many steps from there")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--clips", o->clips, "Clips on a sheet")->check(CLI::Range(1, 1024))->capture_default_str();
+  c->add_option("--out", o->out, "Folder for the sheets; default: RUN/previews");
+  c->add_option("--tensors", o->tensors, "Write NAME.safetensors with the whole batches instead of pictures");
+  c->callback([o, &action] {
+    action = [o] {
+      const LoadedRecipe loaded = load(*o);
+      const train::Recipe& r = loaded.recipe;
+      const data::Dataset dataset = open_dataset(r, false);
+      const auto objective = train::make_objective(r, dataset);
+      if (!o->tensors.empty()) {
+        write_tensors(r, dataset, *objective, *o);
+        return 0;
+      }
+      const bool trained = load_weights_of_run(*objective, loaded.run_folder);
+      const std::string folder = o->out.empty() ? loaded.run_folder + "/previews" : o->out;
+      default_env()->make_folder(folder);
+      for_each_batch(r, dataset, o->step, 1, std::min(o->clips, r.batch_size), [&](data::Batch& batch) {
+        const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
+        const std::string clips = fmt::format("{}/step-{:08}-clips.png", folder, o->step);
+        write_sheet(clips, micro.video, 16);
+        std::printf("%s: one clip a row\n", clips.c_str());
+        const at::Tensor picture = objective->picture(micro);
+        if (picture.size(1) < 2) return;
+        const std::string masked = fmt::format("{}/step-{:08}-{}.png", folder, o->step,
+                                               trained ? "reconstruction" : "untrained-reconstruction");
+        write_sheet(masked, picture.flatten(0, 1), 16);
+        std::printf("%s: three rows a clip: input, what the model sees, what it fills in%s\n", masked.c_str(),
+                    trained ? "" : " (untrained: no checkpoint yet)");
+        for (const data::ClipPlan& plan : batch.clips)
+          std::printf("  position %lld  %s  frames %lld..%lld%s\n", static_cast<long long>(plan.position),
+                      dataset.video_of(plan)->file.path.c_str(), static_cast<long long>(plan.frames.front()),
+                      static_cast<long long>(plan.frames.back()), plan.flip ? "  mirrored" : "");
+      });
+      if (o->out.empty() && default_env()->status(loaded.run_folder + "/metrics.jsonl").exists)
+        report::write_run_page(default_env(), loaded.run_folder);
+      return 0;
+    };
+  });
+}
+
+}  // namespace keiko::cli

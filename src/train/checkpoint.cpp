@@ -1,0 +1,238 @@
+#include "train/checkpoint.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "model/safetensors.h"
+
+namespace keiko::train {
+namespace {
+
+constexpr int kVersion = 1;
+
+std::string optimizer_file(int64_t rank, int64_t world_size) {
+  return fmt::format("optimizer-{}-of-{}.safetensors", rank, world_size);
+}
+
+int64_t step_of(const std::string& name) {
+  if (name.rfind("step-", 0) != 0) return -1;
+  int64_t step = 0;
+  for (char c : name.substr(5)) {
+    if (c < '0' || c > '9') return -1;
+    step = step * 10 + (c - '0');
+  }
+  return step;
+}
+
+// Throws Error(kData) naming the first file that is not what state.json says.
+void verify(Env* env, const std::string& folder) {
+  const auto state = nlohmann::json::parse(read_text(env, folder + "/state.json"), nullptr, false);
+  if (!state.is_object() || !state.contains("files"))
+    fail(ErrorKind::kData, "{}/state.json is damaged", folder);
+  if (state.value("version", 0) != kVersion)
+    fail(ErrorKind::kData, "{}: checkpoint version {}, but this Keiko reads version {}", folder,
+         state.value("version", 0), kVersion);
+  for (const auto& [name, hash] : state["files"].items())
+    if (hex64(xxh3_of_file(folder + "/" + name)) != hash.get<std::string>())
+      fail(ErrorKind::kData, "{}/{}: its checksum is not the recorded one", folder, name);
+}
+
+}  // namespace
+
+std::string checkpoint_name(int64_t step) { return fmt::format("step-{:08}", step); }
+
+std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& flat, int64_t rank,
+                                      int64_t world_size) {
+  std::vector<model::NamedTensor> mine;
+  for (const auto& [name, tensor] : flat) {
+    const int64_t n = tensor.numel();
+    const int64_t first = n * rank / world_size, last = n * (rank + 1) / world_size;
+    mine.emplace_back(name, tensor.narrow(0, first, last - first));
+  }
+  return mine;
+}
+
+CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
+                                   int64_t keep)
+    : env_(env), communicator_(communicator), folder_(std::move(folder)), keep_(keep) {
+  if (communicator_.rank() == 0) {
+    env_->make_folder(folder_);
+    env_->sync_folder(parent_folder(folder_));
+    for (const std::string& name : env_->list(folder_))
+      if (step_of(name) >= 0 && !env_->status(folder_ + "/" + name + "/COMMIT").exists)
+        remove_tree(env_, folder_ + "/" + name);
+  }
+  communicator_.barrier();
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (pending_ && pending_->files.valid()) pending_->files.wait();
+}
+
+void CheckpointWriter::save(CheckpointContent content) {
+  if (pending_) commit();
+  Pending pending;
+  pending.content = std::make_shared<CheckpointContent>(std::move(content));
+  pending.files = std::async(std::launch::async, [this, shared = pending.content] {
+    return write_files(*shared);
+  });
+  pending_ = std::move(pending);
+}
+
+bool CheckpointWriter::is_written() const {
+  return pending_ && pending_->files.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
+
+CheckpointWriter::Written CheckpointWriter::write_files(const CheckpointContent& content) const {
+  const std::string folder = folder_ + "/" + checkpoint_name(content.step);
+  env_->make_folder(folder);
+  Written written;
+  const std::string optimizer = optimizer_file(communicator_.rank(), communicator_.world_size());
+  written.files.emplace_back(optimizer,
+                             model::write_safetensors(env_, folder + "/" + optimizer, content.optimizer));
+  if (communicator_.rank() == 0) {
+    written.files.emplace_back(
+        "model.safetensors", model::write_safetensors(env_, folder + "/model.safetensors",
+                                                      content.weights, {{"format", "pt"}}));
+    const std::string config = content.config.dump(2) + "\n";
+    const auto file = env_->create(folder + "/config.json");
+    file->append(config);
+    file->sync();
+    written.files.emplace_back("config.json", xxh3(std::string_view(config)));
+  }
+  env_->sync_folder(folder);
+  return written;
+}
+
+void CheckpointWriter::commit() {
+  if (!pending_) return;
+  Pending pending = std::move(*pending_);
+  pending_.reset();
+  const CheckpointContent& content = *pending.content;
+  Written written;
+  std::optional<Error> error;
+  try {
+    written = pending.files.get();
+  } catch (const Error& e) {
+    error = e;
+  } catch (const std::exception& e) {
+    error = Error(ErrorKind::kIo, e.what());
+  }
+  // One row of each rank: failed?, optimiser file's hash, weights' hash, length of its samples file.
+  const uint64_t hash = written.files.empty() ? 0 : written.files[0].second;
+  const at::Tensor rows = communicator_.all_gather(
+      at::tensor(std::vector<int64_t>{error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash),
+                                      content.samples_length}));
+  if (error) fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step, error->what());
+  for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
+    if (rows[rank][0].item<int64_t>() != 0)
+      fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: rank {} failed, see its message",
+           content.step, rank);
+    if (rows[rank][2].item<int64_t>() != rows[0][2].item<int64_t>())
+      fail(ErrorKind::kInternal, "the weights of rank {} differ from rank 0's at step {}: {} and {}",
+           rank, content.step, hex64(uint64_t(rows[rank][2].item<int64_t>())),
+           hex64(uint64_t(rows[0][2].item<int64_t>())));
+  }
+  if (communicator_.rank() == 0) {
+    const std::string folder = folder_ + "/" + checkpoint_name(content.step);
+    nlohmann::ordered_json state = content.state;
+    state["version"] = kVersion;
+    state["step"] = content.step;
+    state["world_size"] = communicator_.world_size();
+    state["weights_hash"] = hex64(content.weights_hash);
+    for (const auto& [name, value] : written.files) state["files"][name] = hex64(value);
+    state["samples_lengths"] = nlohmann::json::array();
+    for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
+      state["files"][optimizer_file(rank, communicator_.world_size())] =
+          hex64(uint64_t(rows[rank][1].item<int64_t>()));
+      state["samples_lengths"].push_back(rows[rank][3].item<int64_t>());
+    }
+    publish(env_, folder + "/state.json", state.dump(2) + "\n");
+    // From here on it counts.
+    {
+      const auto commit = env_->create(folder + "/COMMIT");
+      commit->append("keiko checkpoint\n");
+      commit->sync();
+    }
+    env_->sync_folder(folder);
+    env_->sync_folder(folder_);
+    publish(env_, folder_ + "/latest", checkpoint_name(content.step) + "\n");
+    prune(content.step);
+  }
+  communicator_.barrier();
+}
+
+void CheckpointWriter::prune(int64_t newest) {
+  std::vector<int64_t> steps;
+  for (const std::string& name : list_checkpoints(env_, folder_)) steps.push_back(step_of(name));
+  while (int64_t(steps.size()) > keep_ && steps.front() != newest) {
+    const std::string folder = folder_ + "/" + checkpoint_name(steps.front());
+    // COMMIT first: a kill in between leaves a folder that does not count.
+    env_->remove(folder + "/COMMIT");
+    env_->sync_folder(folder);
+    remove_tree(env_, folder);
+    steps.erase(steps.begin());
+  }
+}
+
+std::vector<std::string> list_checkpoints(Env* env, const std::string& folder) {
+  std::vector<std::string> names;
+  if (!env->status(folder).exists) return names;
+  for (const std::string& name : env->list(folder))
+    if (step_of(name) >= 0 && env->status(folder + "/" + name + "/COMMIT").exists)
+      names.push_back(name);
+  std::sort(names.begin(), names.end(),
+            [](const std::string& a, const std::string& b) { return step_of(a) < step_of(b); });
+  return names;
+}
+
+std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) {
+  const auto names = list_checkpoints(env, folder);
+  std::string last_damage;
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    const std::string path = folder + "/" + *name;
+    try {
+      verify(env, path);
+      return path;
+    } catch (const Error& e) {
+      spdlog::warn("DAMAGED CHECKPOINT: {}. Trying the one before it.", e.what());
+      last_damage = e.what();
+    }
+  }
+  if (!names.empty())
+    fail(ErrorKind::kData,
+         "{}: all {} checkpoints are damaged; the oldest: {}. Bring one back from a backup, or remove them "
+         "to start again from nothing",
+         folder, names.size(), last_damage);
+  return std::nullopt;
+}
+
+LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer) {
+  LoadedCheckpoint loaded;
+  loaded.folder = folder;
+  loaded.weights = model::read_safetensors(env, folder + "/model.safetensors").tensors;
+  if (!with_optimizer) return loaded;
+  loaded.state = nlohmann::json::parse(read_text(env, folder + "/state.json"));
+  const int64_t world_size = loaded.state.at("world_size");
+  std::map<std::string, std::vector<at::Tensor>> parts;
+  for (int64_t rank = 0; rank < world_size; ++rank)
+    for (const auto& [name, tensor] :
+         model::read_safetensors(env, folder + "/" + optimizer_file(rank, world_size)).tensors)
+      parts[name].push_back(tensor);
+  for (const auto& [name, tensors] : parts) loaded.optimizer.emplace_back(name, at::cat(tensors));
+  return loaded;
+}
+
+std::string resolve_weights(Env* env, const std::string& path) {
+  if (env->status(path + "/model.safetensors").exists) return path;
+  if (const auto found = find_checkpoint(env, path + "/checkpoints")) return *found;
+  fail(ErrorKind::kUsage,
+       "{}: neither a run folder with a committed checkpoint nor a folder with model.safetensors", path);
+}
+
+}  // namespace keiko::train

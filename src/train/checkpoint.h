@@ -1,0 +1,96 @@
+// Checkpoints: what is written, when it counts, and how a run finds its way back.
+//
+// A folder step-NNNNNNNN counts only once it holds COMMIT, which rank 0 writes after all ranks have
+// fsynced their files. A kill at any moment leaves the newest committed one to resume from.
+
+#pragma once
+#include <future>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "dist/communicator.h"
+#include "model/parameters.h"
+
+namespace keiko::train {
+
+// What a checkpoint holds, copied from the live run so that training can go on while it is written.
+struct CheckpointContent {
+  int64_t step = 0;                              // completed updates
+  std::vector<model::NamedTensor> weights;       // rank 0 only; published names
+  nlohmann::ordered_json config;                 // rank 0 only
+  std::vector<model::NamedTensor> optimizer;     // this rank's share of each flat state
+  nlohmann::ordered_json state;                  // rank 0: what resume compares and restores
+  uint64_t weights_hash = 0;                     // must be equal on all ranks
+  int64_t samples_length = 0;                    // of this rank's samples-RANK.jsonl, bytes
+};
+
+// This rank's share of flat optimiser states: elements [n * rank / world, n * (rank + 1) / world).
+std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& flat, int64_t rank,
+                                      int64_t world_size);
+
+class CheckpointWriter {
+ public:
+  // `folder` is RUN/checkpoints. Rank 0 removes what an earlier run left uncommitted; all ranks must
+  // make the writer at the same time. `env` and `communicator` outlive it.
+  CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder, int64_t keep);
+  ~CheckpointWriter();
+
+  // Starts writing in the background. Commits an earlier save first (waiting for it). All ranks
+  // call it at the same step. Errors of an earlier save are thrown here.
+  void save(CheckpointContent content);
+  // True while a save is not committed yet.
+  bool is_saving() const { return pending_.has_value(); }
+  // True when this rank's files are on the disk, or failed to get there.
+  bool is_written() const;
+  // Waits for all ranks' files and commits. All ranks call it at the same time. Throws Error(kIo)
+  // on every rank when any of them failed, naming what failed on this one.
+  void commit();
+
+ private:
+  struct Written {
+    std::vector<std::pair<std::string, uint64_t>> files;  // name and xxh3
+  };
+  struct Pending {
+    std::shared_ptr<CheckpointContent> content;
+    std::future<Written> files;
+  };
+  Written write_files(const CheckpointContent& content) const;
+  void prune(int64_t newest);
+
+  Env* env_;
+  dist::Communicator& communicator_;
+  std::string folder_;
+  int64_t keep_;
+  std::optional<Pending> pending_;
+};
+
+// A checkpoint read back.
+struct LoadedCheckpoint {
+  std::string folder;
+  nlohmann::json state;
+  std::vector<model::NamedTensor> weights;
+  std::vector<model::NamedTensor> optimizer;  // whole flat states, joined from all shards
+};
+
+// "step-00001000"
+std::string checkpoint_name(int64_t step);
+
+// Committed checkpoints under `folder`, oldest first; empty when there is no such folder.
+std::vector<std::string> list_checkpoints(Env* env, const std::string& folder);
+
+// The newest committed checkpoint whose files all have their recorded hashes; damaged ones are
+// reported by log and passed over. Nothing when there is none; Error(kData) when all are damaged.
+std::optional<std::string> find_checkpoint(Env* env, const std::string& folder);
+
+// Reads one checkpoint. Throws Error(kData) or Error(kIo) naming the file.
+LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer);
+
+// RUN, RUN/checkpoints/step-N or any folder with model.safetensors -> the folder with the weights.
+// Throws Error(kUsage) saying what was looked for.
+std::string resolve_weights(Env* env, const std::string& path);
+
+}  // namespace keiko::train

@@ -1,0 +1,62 @@
+#include "train/evaluation.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "base/error.h"
+
+namespace keiko::train {
+
+objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& clip, int64_t first,
+                                 int64_t last) {
+  objective::MicroBatch micro;
+  const int64_t n = last - first, values = 3 * clip.num_frames * clip.size * clip.size;
+  micro.video = at::from_blob(batch.video.data() + first * values,
+                              {n, 3, clip.num_frames, clip.size, clip.size}, at::kByte);
+  micro.label = at::empty({n}, at::kLong);
+  for (int64_t i = 0; i < n; ++i) {
+    const data::ClipPlan& plan = batch.clips[size_t(first + i)];
+    micro.label.data_ptr<int64_t>()[i] = plan.label;
+    micro.positions.push_back(plan.position);
+  }
+  return micro;
+}
+
+nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
+                                const data::Dataset& dataset, const EvalOptions& options,
+                                int decode_threads, dist::Communicator& communicator,
+                                const data::MakeDecoder& make_decoder,
+                                const std::function<void(int64_t, int64_t)>& progress) {
+  const c10::NoGradGuard no_grad;
+  const int64_t items = options.max_items > 0 ? std::min(options.max_items, dataset.item_count())
+                                              : dataset.item_count();
+  const int64_t rank = communicator.rank(), world = communicator.world_size();
+  const int64_t first = items * rank / world, last = items * (rank + 1) / world;
+  const auto slice_of = [&](int64_t step) {
+    const int64_t from = std::min(last, first + step * options.batch_size);
+    return data::Slice{from, std::min(last, from + options.batch_size)};
+  };
+  data::Loader loader(env, dataset, slice_of, 0, false, decode_threads, 2, make_decoder);
+  const int64_t columns = int64_t(objective.evaluation_columns().size());
+  // Ranks hold up to one item more than others: padded to the longest, cut again after the gather.
+  const int64_t longest = (items + world - 1) / world;
+  at::Tensor mine = at::zeros({longest, columns}, at::kDouble);
+  for (int64_t done = 0; done < last - first;) {
+    data::Batch& batch = loader.next();
+    const int64_t n = int64_t(batch.clips.size());
+    const objective::MicroBatch micro = view_batch(batch, dataset.clip(), 0, n);
+    if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
+      fail(ErrorKind::kData, "{}: an item has no label, which evaluating this objective needs",
+           dataset.describe());
+    mine.narrow(0, done, n).copy_(objective.evaluate(micro));
+    done += n;
+    if (progress) progress(done * world, items);
+  }
+  const at::Tensor all = communicator.all_gather(mine);
+  std::vector<at::Tensor> rows;
+  for (int64_t r = 0; r < world; ++r)
+    rows.push_back(all[r].narrow(0, 0, items * (r + 1) / world - items * r / world));
+  return objective.summarize(at::cat(rows));
+}
+
+}  // namespace keiko::train

@@ -1,0 +1,29 @@
+// Runs an objective over every item of a data set, each exactly once at any world size.
+
+#pragma once
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "base/env.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "dist/communicator.h"
+#include "objective/objective.h"
+#include "train/recipe.h"
+
+namespace keiko::train {
+
+// Clips as the objective gets them; a view of `batch`'s memory, valid as long as it is.
+objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& clip, int64_t first,
+                                 int64_t last);
+
+// Evaluates items [0, min(max_items, all)) of `dataset`, shared out over the ranks. Returns the
+// objective's summary, equal on all ranks. All ranks call it at the same time. `progress` may be
+// empty. Throws Error(kData) when an item cannot be decoded or lacks a label that is needed.
+nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
+                                const data::Dataset& dataset, const EvalOptions& options,
+                                int decode_threads, dist::Communicator& communicator,
+                                const data::MakeDecoder& make_decoder,
+                                const std::function<void(int64_t done, int64_t total)>& progress);
+
+}  // namespace keiko::train

@@ -1,0 +1,92 @@
+#include "train/recipe.h"
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/hash.h"
+
+namespace keiko::train {
+
+void TrainOptions::bind(config::Binder& b) {
+  b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves").range(0, 4096).free();
+  b.key("deterministic", deterministic, "only kernels whose result does not depend on timing");
+  b.key("timeout_s", timeout_s, "a rank silent for longer is dead").range(10, 86400).free();
+}
+
+void CheckpointOptions::bind(config::Binder& b) {
+  b.key("every", every, "steps; 0 is only at the end").at_least(0).free();
+  b.key("keep", keep, "newest checkpoints that stay").at_least(1).free();
+}
+
+void EvalOptions::bind(config::Binder& b) {
+  b.key("every", every, "steps; 0 is only at the end").at_least(0).free();
+  b.list("data", data, "path");
+  b.key("batch_size", batch_size, "clips a rank runs at once").range(1, 1 << 20).free();
+  b.key("max_items", max_items, "only the first n items; 0 is all").at_least(0).free();
+}
+
+void LogOptions::bind(config::Binder& b) {
+  b.key("every", every, "steps").at_least(1).free();
+  b.key("samples", samples, "write samples-RANK.jsonl").free();
+}
+
+void Recipe::bind(config::Binder& b) {
+  b.key("seed", seed, "of everything random").at_least(0);
+  b.list("data", data, "path");
+  b.group("clip", clip);
+  b.group("augment", augment);
+  b.group("objective", objective);
+  b.key("init_from", init_from, "run or checkpoint folder to take first weights from");
+  b.key("batch_size", batch_size, "clips, over all ranks").range(1, 1 << 24);
+  b.key("micro_batch_size", micro_batch_size, "clips a rank runs at once; 0 is all of its own")
+      .at_least(0)
+      .free();
+  const bool has_steps = b.peek("steps").has_value(), has_epochs = b.peek("epochs").has_value();
+  b.key("steps", steps, "of the whole run; or epochs").at_least(-1).free();
+  b.key("epochs", epochs, "of the whole run; or steps").at_least(0).free();
+  if (b.is_reading()) {
+    if (has_steps && has_epochs && steps >= 0 && epochs > 0)
+      b.refuse("epochs", "and steps cannot both be given");
+    if (steps < 0 && epochs <= 0)
+      fail(ErrorKind::kUsage, "{}: steps is missing (or epochs); add one of them", b.place());
+    if (steps >= 0) epochs = 0;
+  }
+  b.group("optimizer", optimizer);
+  b.choice("precision", precision, {"auto", "fp32", "bf16", "float64"},
+           "auto is bf16 where the processor is fast at it, else fp32");
+  b.group("train", train);
+  b.group("loader", loader);
+  b.group("checkpoint", checkpoint);
+  b.group("eval", eval);
+  b.group("log", log);
+  b.key("run", run, "run folder; empty is runs/RECIPE-HASH8").free();
+}
+
+Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides) {
+  config::Node node = config::read_recipe(path);
+  for (const std::string& assignment : overrides) {
+    // `steps` given on the command line takes the place of the file's `epochs`, and the other way.
+    for (const auto& [given, other] : {std::pair("steps=", "epochs"), std::pair("epochs=", "steps")})
+      if (assignment.rfind(given, 0) == 0)
+        std::erase_if(node.map, [other = other](const auto& entry) { return entry.first == other; });
+    config::apply_override(node, assignment);
+  }
+  Recipe recipe;
+  config::read_options(node, recipe);
+  return recipe;
+}
+
+uint64_t defining_hash(const Recipe& recipe) {
+  std::string text;
+  for (const config::Entry& entry : config::list_entries(recipe))
+    if (!entry.is_free) text += entry.path + "=" + entry.value + "\n";
+  return xxh3(std::string_view(text));
+}
+
+std::string run_folder_of(const Recipe& recipe, const std::string& recipe_path) {
+  if (!recipe.run.empty()) return recipe.run;
+  return fmt::format("runs/{}-{}", std::filesystem::path(recipe_path).stem().string(),
+                     hex64(defining_hash(recipe)).substr(0, 8));
+}
+
+}  // namespace keiko::train

@@ -1,0 +1,433 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/machine.h"
+#include "dist/gradient_reducer.h"
+#include "optim/schedule.h"
+#include "train/checkpoint.h"
+#include "train/evaluation.h"
+#include "train/run_folder.h"
+#include "train/run_log.h"
+#include "train/signals.h"
+
+namespace keiko::train {
+namespace {
+
+using nlohmann::ordered_json;
+
+// bf16 autocast while it lives; nothing when `on` is false.
+class AutocastGuard {
+ public:
+  explicit AutocastGuard(bool on) : on_(on) {
+    if (!on_) return;
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    at::autocast::increment_nesting();
+  }
+  ~AutocastGuard() {
+    if (!on_) return;
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+  }
+
+ private:
+  bool on_;
+};
+
+// The slice of a batch that a rank takes; slices differ by one clip at most.
+data::Slice slice_of_rank(int64_t step, int64_t batch_size, int64_t rank, int64_t world_size) {
+  return {step * batch_size + batch_size * rank / world_size,
+          step * batch_size + batch_size * (rank + 1) / world_size};
+}
+
+// A run in progress: everything that train() sets up, and one method for each thing that a step does.
+class Run {
+ public:
+  Run(const Recipe& recipe, const TrainContext& context);
+  TrainResult go();
+
+ private:
+  // Sums over all ranks of one step, in the order of the vector that is reduced.
+  struct StepSums {
+    double loss = 0;
+    std::vector<double> metrics;
+    int64_t bad = 0;             // replaced samples
+    int64_t stop_requests = 0;   // ranks asked to stop
+    int64_t unwritten = 0;       // ranks whose checkpoint files are not on the disk yet
+    int64_t decoded_frames = 0;
+  };
+
+  void resume();
+  StepSums run_micro_batches(data::Batch& batch);
+  double update(int64_t step);
+  void record_samples(const data::Batch& batch);
+  void quarantine(const data::Batch& batch, int64_t total);
+  void save(bool wait);
+  void evaluate_now();
+  bool is_first() const { return context_.communicator->rank() == 0; }
+
+  const Recipe& recipe_;
+  const TrainContext& context_;
+  Env* env_;
+  dist::Communicator& communicator_;
+  ThreadShare threads_;
+  data::Dataset dataset_;
+  std::unique_ptr<data::Dataset> eval_dataset_;
+  std::unique_ptr<objective::Objective> objective_;
+  std::unique_ptr<optim::AdamW> optimizer_;
+  optim::Schedule schedule_;
+  bool use_autocast_ = false;
+  int64_t steps_ = 0;
+  int64_t step_ = 0;  // completed updates
+  int64_t bad_samples_ = 0;
+  std::unique_ptr<CheckpointWriter> checkpoints_;
+  std::unique_ptr<RunLog> log_;
+  nlohmann::json restored_state_;
+  TrainResult result_;
+};
+
+Run::Run(const Recipe& recipe, const TrainContext& context)
+    : recipe_(recipe),
+      context_(context),
+      env_(context.env),
+      communicator_(*context.communicator),
+      threads_(share_threads(recipe, context.launch, usable_cores())),
+      dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
+               recipe.loader.shuffle_block) {
+  if (recipe.batch_size < communicator_.world_size())
+    fail(ErrorKind::kUsage, "batch_size = {} is smaller than the world size {}; every rank needs a clip",
+         recipe.batch_size, communicator_.world_size());
+  at::set_num_threads(threads_.compute);
+  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
+  use_autocast_ = resolve_precision(recipe) == "bf16";
+  if (!recipe.eval.data.empty()) {
+    eval_dataset_ = std::make_unique<data::Dataset>(env_, recipe.eval.data, recipe.clip,
+                                                    recipe.augment, uint64_t(recipe.seed), 1);
+    if (eval_dataset_->class_names() != dataset_.class_names())
+      fail(ErrorKind::kUsage, "eval.data {} has other classes than data {}; index them with the same ones",
+           eval_dataset_->describe(), dataset_.describe());
+  }
+  objective_ = make_objective(recipe, dataset_);
+  optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe.optimizer);
+  const double epoch_steps = double(dataset_.epoch_size()) / double(recipe.batch_size);
+  steps_ = recipe.steps >= 0 ? recipe.steps : int64_t(std::ceil(recipe.epochs * epoch_steps));
+  schedule_ = recipe.optimizer.schedule(recipe.batch_size, steps_, epoch_steps);
+
+  // Rank 0 decides whether the folder may be used; the others hear of a refusal.
+  std::string refusal;
+  std::optional<Error> error;
+  if (is_first()) {
+    try {
+      enter_run_folder(env_, context.run_folder, recipe,
+                       {dataset_.hash(), dataset_.describe(), context.command_line},
+                       context.allowed_changes, communicator_.world_size());
+      log_to_file(context.run_folder + "/log.txt");
+    } catch (const Error& e) {
+      error = e;
+      refusal = e.what();
+    }
+  }
+  refusal = communicator_.broadcast_text(refusal);
+  if (error) throw *error;
+  if (!refusal.empty()) fail(ErrorKind::kUsage, "rank 0 refused to start; see its message");
+  check_shared(env_, context.run_folder, communicator_);
+  checkpoints_ = std::make_unique<CheckpointWriter>(
+      env_, communicator_, context.run_folder + "/checkpoints", recipe.checkpoint.keep);
+  resume();
+  log_ = std::make_unique<RunLog>(env_, context.run_folder, communicator_.rank(),
+                                  recipe.log.samples, restored_state_);
+}
+
+void Run::resume() {
+  std::string folder;
+  if (is_first()) folder = find_checkpoint(env_, context_.run_folder + "/checkpoints").value_or("");
+  folder = communicator_.broadcast_text(folder);
+  if (folder.empty()) {
+    if (!recipe_.init_from.empty()) {
+      const std::string source = resolve_weights(env_, recipe_.init_from);
+      const std::string said = objective_->start_from(load_checkpoint(env_, source, false).weights);
+      if (is_first()) spdlog::info("starting from {}: {}", source, said);
+    }
+    return;
+  }
+  const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
+  const auto unmatched = objective_->load_weights(loaded.weights);
+  if (!unmatched.missing.empty() || !unmatched.unused.empty())
+    fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})", folder,
+         unmatched.missing.size(), unmatched.unused.size(),
+         unmatched.missing.empty() ? unmatched.unused[0] : unmatched.missing[0]);
+  const c10::NoGradGuard no_grad;
+  for (auto& [name, tensor] : optimizer_->state()) {
+    const auto found = std::find_if(loaded.optimizer.begin(), loaded.optimizer.end(),
+                                    [&](const auto& entry) { return entry.first == name; });
+    if (found == loaded.optimizer.end() || found->second.numel() != tensor.numel())
+      fail(ErrorKind::kData, "{}: the optimiser state {} is missing or of another size", folder, name);
+    tensor.copy_(found->second);
+  }
+  restored_state_ = loaded.state;
+  step_ = loaded.state.at("step");
+  bad_samples_ = loaded.state.value("bad_samples", int64_t{0});
+  if (!is_first()) return;
+  spdlog::info("resuming from {} at step {}", folder, step_);
+  // What bit-exact resume depends on besides the recipe.
+  const ordered_json now = {{"threads", threads_.compute}, {"processor", processor_name()},
+                            {"precision", resolve_precision(recipe_)}, {"keiko", KEIKO_VERSION},
+                            {"world_size", communicator_.world_size()}};
+  for (const auto& [key, value] : now.items())
+    if (loaded.state.contains(key) && loaded.state[key] != value)
+      spdlog::warn("resumed with another {} ({} then, {} now): same samples, weights equal up to "
+                   "rounding, not bit-exact",
+                   key, loaded.state[key].dump(), value.dump());
+}
+
+Run::StepSums Run::run_micro_batches(data::Batch& batch) {
+  const int64_t clips = int64_t(batch.clips.size());
+  const int64_t micro = recipe_.micro_batch_size > 0 ? recipe_.micro_batch_size : std::max<int64_t>(1, clips);
+  const size_t metric_count = objective_->metric_names().size();
+  const model::BlockRunner runner;
+  double loss = 0;
+  at::Tensor metrics = at::zeros({int64_t(metric_count)}, at::kDouble);
+  // A rank short of clips runs fewer micro-batches: no collective happens inside them, so the others
+  // do not wait for it there.
+  for (int64_t first = 0; first < clips; first += micro) {
+    const auto view = view_batch(batch, recipe_.clip, first, std::min(clips, first + micro));
+    if (objective_->needs_label() && view.label.lt(0).any().item<bool>())
+      fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs", dataset_.describe(),
+           recipe_.objective.name);
+    objective::LossSums sums;
+    {
+      const AutocastGuard autocast(use_autocast_);
+      sums = objective_->loss(view, runner);
+    }
+    sums.loss.backward();
+    loss += sums.loss.item<double>();
+    if (sums.metrics.defined()) metrics += sums.metrics;
+  }
+
+  // One all-reduce carries every scalar of the step, decisions included, so all ranks agree on them.
+  at::Tensor all = at::zeros({int64_t(5 + metric_count)}, at::kDouble);
+  double* v = all.data_ptr<double>();
+  v[0] = loss;
+  v[1] = double(batch.bad.size());
+  v[2] = preemption_requested() ? 1 : 0;
+  v[3] = checkpoints_->is_saving() && !checkpoints_->is_written() ? 1 : 0;
+  v[4] = double(batch.cost.packets_decoded);
+  for (size_t i = 0; i < metric_count; ++i) v[5 + i] = metrics[int64_t(i)].item<double>();
+  communicator_.all_reduce(all)->wait();
+  StepSums sums;
+  sums.loss = v[0];
+  sums.bad = int64_t(v[1]);
+  sums.stop_requests = int64_t(v[2]);
+  sums.unwritten = int64_t(v[3]);
+  sums.decoded_frames = int64_t(v[4]);
+  sums.metrics.assign(v + 5, v + 5 + metric_count);
+  return sums;
+}
+
+// Sums gradients over ranks, averages, clips, steps. Returns the gradient norm before clipping.
+double Run::update(int64_t step) {
+  auto& parameters = objective_->parameters();
+  dist::reduce_gradients(communicator_, parameters);
+  optim::scale_gradients(parameters, 1.0 / double(recipe_.batch_size));
+  const double norm = optim::gradient_norm(parameters);
+  if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
+    optim::scale_gradients(parameters, std::min(1.0, recipe_.optimizer.clip_grad / (norm + 1e-6)));
+  optimizer_->step(optim::lr_at(schedule_, step), step + 1);
+  return norm;
+}
+
+void Run::record_samples(const data::Batch& batch) {
+  if (!recipe_.log.samples) return;
+  for (const data::ClipPlan& plan : batch.clips) log_->write_sample(batch.step, plan);
+}
+
+// Lists replaced samples in quarantine.jsonl and stops the run when there are too many.
+void Run::quarantine(const data::Batch& batch, int64_t total) {
+  if (total == 0) return;
+  ordered_json mine = ordered_json::array();
+  for (const auto& bad : batch.bad)
+    mine.push_back({{"step", batch.step}, {"position", bad.position}, {"attempt", bad.attempt},
+                    {"path", bad.path}, {"reason", bad.reason}});
+  for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
+    // Each rank in turn tells the others.
+    std::string text = communicator_.rank() == rank ? mine.dump() : "";
+    at::Tensor size = at::tensor(int64_t(text.size()));
+    communicator_.broadcast(size, rank);
+    at::Tensor bytes = at::zeros({std::max<int64_t>(1, size.item<int64_t>())}, at::kByte);
+    std::copy(text.begin(), text.end(), bytes.data_ptr<uint8_t>());
+    communicator_.broadcast(bytes, rank);
+    if (!is_first()) continue;
+    const auto* first = bytes.data_ptr<uint8_t>();
+    log_->write_quarantine(ordered_json::parse(first, first + size.item<int64_t>()));
+  }
+  bad_samples_ += total;
+  if (bad_samples_ > recipe_.loader.max_bad_samples)
+    fail(ErrorKind::kTooMuchBad,
+         "{} bad samples, more than loader.max_bad_samples = {}; see {}/quarantine.jsonl", bad_samples_,
+         recipe_.loader.max_bad_samples, context_.run_folder);
+}
+
+void Run::save(bool wait) {
+  CheckpointContent content;
+  content.step = step_;
+  // The clones are the host copy: training may change the originals from here on.
+  for (const auto& [name, tensor] : shard(optimizer_->state(), communicator_.rank(),
+                                          communicator_.world_size()))
+    content.optimizer.emplace_back(name, tensor.clone());
+  content.weights_hash = objective_->parameters().hash();
+  content.samples_length = log_->sync_samples();
+  if (is_first()) {
+    for (const auto& [name, tensor] : objective_->weights())
+      content.weights.emplace_back(name, tensor.clone());
+    content.config = objective_->config();
+    content.state = log_->sync_and_describe();
+    content.state["seed"] = recipe_.seed;
+    content.state["recipe_hash"] = hex64(defining_hash(recipe_));
+    content.state["data_hash"] = hex64(dataset_.hash());
+    content.state["bad_samples"] = bad_samples_;
+    content.state["threads"] = threads_.compute;
+    content.state["precision"] = resolve_precision(recipe_);
+    content.state["processor"] = processor_name();
+    content.state["keiko"] = KEIKO_VERSION;
+    content.state["time"] = utc_now();
+  }
+  checkpoints_->save(std::move(content));
+  if (wait) checkpoints_->commit();
+}
+
+void Run::evaluate_now() {
+  if (!eval_dataset_) return;
+  const double start = monotonic_s();
+  ordered_json summary;
+  {
+    const AutocastGuard autocast(use_autocast_);
+    summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode, communicator_,
+                       context_.make_decoder, {});
+  }
+  result_.evaluation = summary;
+  if (is_first()) log_->write_evaluation(step_, summary, monotonic_s() - start);
+}
+
+TrainResult Run::go() {
+  const int64_t rank = communicator_.rank(), world = communicator_.world_size();
+  result_.step = step_;
+  if (is_first()) {
+    const auto& p = objective_->parameters();
+    spdlog::info("run {}: {} parameters trained, {} steps of {} clips, {} rank{}, {} compute and {} "
+                 "decode thread{} each, {}",
+                 context_.run_folder, report::count_text(p.count()), report::count_text(steps_),
+                 recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
+                 threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
+  }
+  if (steps_ == 0 && step_ == 0) save(true);
+  if (step_ >= steps_) {
+    if (is_first()) spdlog::info("nothing to do: {} of {} steps are done", step_, steps_);
+    if (is_first()) log_->finish();
+    return result_;
+  }
+
+  data::Loader loader(
+      env_, dataset_,
+      [&](int64_t step) {
+        // Past the end there is nothing to decode ahead.
+        return step < steps_ ? slice_of_rank(step, recipe_.batch_size, rank, world) : data::Slice{};
+      },
+      step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder);
+  log_->start_clock(step_, steps_);
+  bool saved_now = false, evaluated_now = false;
+  while (step_ < steps_ && !result_.is_preempted) {
+    StepFigures figures;
+    const double start = monotonic_s();
+    data::Batch& batch = loader.next();
+    figures.data_wait_s = monotonic_s() - start;
+    record_samples(batch);
+    objective_->parameters().zero_grad();
+    const StepSums sums = run_micro_batches(batch);
+    quarantine(batch, sums.bad);
+    figures.loss = sums.loss / double(recipe_.batch_size);
+    if (!std::isfinite(figures.loss))
+      fail(ErrorKind::kData,
+           "the loss of step {} is {}; lower optimizer.base_lr or set optimizer.clip_grad, and start "
+           "again: the run goes on from its last checkpoint",
+           step_, figures.loss);
+    figures.lr = optim::lr_at(schedule_, step_);
+    const double before_update = monotonic_s();
+    figures.grad_norm = update(step_);
+    figures.update_s = monotonic_s() - before_update;
+    for (size_t i = 0; i < sums.metrics.size(); ++i)
+      figures.metrics.emplace_back(objective_->metric_names()[i],
+                                   sums.metrics[i] / double(recipe_.batch_size));
+    figures.step_s = monotonic_s() - start;
+    figures.position = (step_ + 1) * recipe_.batch_size;
+    figures.epoch = double(figures.position) / double(dataset_.epoch_size());
+    figures.clips = recipe_.batch_size;
+    figures.frames = recipe_.batch_size * recipe_.clip.num_frames;
+    figures.decoded_frames = sums.decoded_frames;
+    figures.flops = objective_->flops_per_clip() * double(recipe_.batch_size);
+    ++step_;
+    result_.step = step_;
+    if (is_first()) log_->write_step(step_, figures, recipe_.log.every);
+
+    // Everyone's files are down: make the checkpoint count.
+    if (checkpoints_->is_saving() && sums.unwritten == 0) checkpoints_->commit();
+    result_.is_preempted = sums.stop_requests > 0;
+    const bool is_last = step_ == steps_ || result_.is_preempted;
+    evaluated_now = eval_dataset_ && !result_.is_preempted &&
+                    (step_ == steps_ || (recipe_.eval.every > 0 && step_ % recipe_.eval.every == 0));
+    if (evaluated_now) evaluate_now();
+    saved_now = is_last || (recipe_.checkpoint.every > 0 && step_ % recipe_.checkpoint.every == 0);
+    if (saved_now) save(is_last);
+  }
+  if (is_first()) {
+    if (result_.is_preempted)
+      spdlog::info("stopped by a signal after step {}, which is saved; start again to go on", step_);
+    log_->finish();
+  }
+  return result_;
+}
+
+}  // namespace
+
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
+  const int mine = std::max(1, cores / int(launch.local_world_size));
+  ThreadShare share;
+  share.compute = int(recipe.train.threads);
+  share.decode = int(recipe.loader.threads);
+  if (share.decode == 0)
+    share.decode = share.compute > 0 ? std::max(1, mine - share.compute) : std::max(1, mine / 4);
+  if (share.compute == 0) share.compute = std::max(1, mine - share.decode);
+  return share;
+}
+
+std::string resolve_precision(const Recipe& recipe) {
+  if (recipe.precision != "auto") return recipe.precision;
+  return processor_has_fast_bf16() ? "bf16" : "fp32";
+}
+
+std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
+                                                     const data::Dataset& dataset) {
+  objective::ObjectiveContext context;
+  context.num_frames = recipe.clip.num_frames;
+  context.size = recipe.clip.size;
+  context.seed = uint64_t(recipe.seed);
+  context.class_names = dataset.class_names();
+  context.dtype = recipe.precision == "float64" ? at::kDouble : at::kFloat;
+  return recipe.objective.options->make(context);
+}
+
+TrainResult train(const Recipe& recipe, const TrainContext& context) {
+  catch_preemption();
+  return Run(recipe, context).go();
+}
+
+}  // namespace keiko::train

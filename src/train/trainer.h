@@ -1,0 +1,49 @@
+// The training loop: batches in, gradients summed, weights updated, everything needed to go on saved.
+
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "data/loader.h"
+#include "dist/communicator.h"
+#include "train/recipe.h"
+
+namespace keiko::train {
+
+struct TrainContext {
+  Env* env = default_env();
+  dist::LaunchEnvironment launch;
+  dist::Communicator* communicator = nullptr;  // not owned
+  data::MakeDecoder make_decoder;
+  std::string run_folder;
+  std::string command_line;
+  std::vector<std::string> allowed_changes;    // recipe keys that may differ on resume
+};
+
+struct TrainResult {
+  int64_t step = 0;           // completed updates
+  bool is_preempted = false;  // stopped by a signal, after saving
+  nlohmann::ordered_json evaluation;  // the last one; null when the recipe has none
+};
+
+// Threads of this rank: compute and decode together stay within the cores it may use.
+struct ThreadShare {
+  int compute = 1, decode = 1;
+};
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
+
+// "fp32", "bf16" or "float64" for this machine.
+std::string resolve_precision(const Recipe& recipe);
+
+// Trains until `steps`, resuming from the run folder's newest good checkpoint when there is one.
+// All ranks call it with equal recipes. Throws Error: kUsage (recipe, run folder), kData, kIo,
+// kTooMuchBad.
+TrainResult train(const Recipe& recipe, const TrainContext& context);
+
+// The objective of a recipe, with the classes of `dataset`.
+std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
+                                                     const data::Dataset& dataset);
+
+}  // namespace keiko::train

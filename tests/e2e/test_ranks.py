@@ -1,0 +1,192 @@
+"""Any number of ranks trains the same model on the same samples.
+
+Truth: the one-rank run. Two ranks start under torchrun, three by hand with the five variables every
+launcher ends in; 8 clips on 3 ranks make uneven slices (3, 3, 2).
+"""
+
+import json
+import math
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runs
+
+STEPS = 5
+# The runs differ only in the order in which float32 gradients are added (slices, micro-batches,
+# all-reduce): relative noise of about 1e-7 of the largest summand. AdamW divides each gradient by its
+# own size, so what counts is noise over |g| + eps; plain PyTorch shows 1e-6 of a tensor's largest value
+# after 5 steps with other splits. 2e-5 leaves room for other kernels; a wrong mean over uneven slices
+# (weighting a clip by 1/3 or 1/2 instead of its share) is off by more than 1e-2.
+WEIGHT_TOLERANCE = 2e-5
+LOSS_TOLERANCE = 1e-5
+# Not part of the computation: clocks, rates and sizes.
+MEASURED = re.compile(r"time|_s$|per_s|memory|tflops|mfu|hidden|kind|position")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def under_torchrun(keiko_bin, keiko_env, recipe, ranks, folder):
+    torchrun = Path(sys.executable).with_name("torchrun")
+    with open(folder / "torchrun.txt", "w+") as log:
+        code = subprocess.run([torchrun, "--no-python", "--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1",
+                               "--master-port", str(free_port()), keiko_bin, "train", recipe],
+                              env=keiko_env, stdout=log, stderr=subprocess.STDOUT, timeout=180).returncode
+    assert code == 0, (folder / "torchrun.txt").read_text()[-4000:]
+
+
+def by_hand(keiko_bin, keiko_env, recipe, ranks, folder):
+    port, started = str(free_port()), []
+    for rank in range(ranks):
+        env = keiko_env | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with open(folder / f"rank-{rank}.txt", "w") as log:
+            started.append(subprocess.Popen([keiko_bin, "train", recipe], env=env, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=180) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = "\n".join((folder / f"rank-{r}.txt").read_text()[-2000:] for r in range(ranks))
+    assert codes == [0] * ranks, said
+
+
+@pytest.fixture(scope="module", params=["videomae", "classification"])
+def one(request, keiko, keiko_bin, keiko_env, drift, tmp_path_factory):
+    """The one-rank run, and a function that runs the same recipe on several."""
+    base = runs.PRETRAIN if request.param == "videomae" else runs.CLASSIFY
+    changes = {"data": str(drift / "train.kix"), "steps": STEPS, "eval": {"every": STEPS, "data": str(drift / "test.kix")}}
+
+    def prepare(name):
+        folder = tmp_path_factory.mktemp(name)
+        return folder, runs.write_recipe(folder / "r.yaml", base, changes | {"run": str(folder / "run")})
+
+    folder, recipe = prepare("alone")
+    keiko("train", recipe)
+    several = {}
+
+    def many(ranks):
+        if ranks not in several:
+            other, recipe = prepare(f"ranks-{ranks}")
+            launch = under_torchrun if ranks == 2 else by_hand
+            launch(keiko_bin, keiko_env, recipe, ranks, other)
+            several[ranks] = other / "run"
+        return several[ranks]
+
+    return folder / "run", many
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_weights_equal_the_one_rank_run_up_to_summation_order(one, ranks):
+    alone, many = one
+    found, wanted = runs.weights(many(ranks)), runs.weights(alone)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        difference = runs.scaled_difference(found[name], wanted[name])
+        assert difference < WEIGHT_TOLERANCE, f"{name} differs by {difference} on {ranks} ranks"
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_metrics_of_every_step_are_those_of_the_whole_batch(one, ranks):
+    alone, many = one
+    found, wanted = runs.metrics(many(ranks)), runs.metrics(alone)
+    assert [line["step"] for line in found] == [line["step"] for line in wanted] == list(range(1, STEPS + 1))
+    for a, b in zip(found, wanted):
+        assert (a["position"], a["lr"]) == (b["position"], b["lr"])
+        for field, tolerance in (("loss", LOSS_TOLERANCE), ("grad_norm", 10 * LOSS_TOLERANCE)):
+            assert math.isclose(a[field], b[field], rel_tol=tolerance), \
+                f"step {a['step']}: {field} is {a[field]} on {ranks} ranks, {b[field]} on one"
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_all_ranks_together_see_the_samples_of_the_one_rank_run(one, ranks):
+    """Sorted by position, samples-RANK.jsonl of all ranks is samples-0.jsonl of one: nothing twice, nothing lost."""
+    alone, many = one
+    parts = [runs.samples(many(ranks), rank) for rank in range(ranks)]
+    assert all(parts), "a rank saw no sample"
+    union = sorted((line for part in parts for line in part), key=lambda line: line["position"])
+    assert union == sorted(runs.samples(alone), key=lambda line: line["position"])
+    assert [line["position"] for line in union] == list(range(8 * STEPS))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_evaluation_counts_every_test_clip_once_on_any_number_of_ranks(one, ranks):
+    """64 clips do not divide by 3: a clip counted twice or left out would move the mean."""
+    alone, many = one
+    found, wanted = runs.metrics(many(ranks), "eval"), runs.metrics(alone, "eval")
+    assert len(found) == len(wanted) == 1
+    compared = [field for field, value in wanted[0].items()
+                if isinstance(value, (int, float)) and not MEASURED.search(field)]
+    assert "loss" in compared
+    for field in compared:
+        assert math.isclose(found[0][field], wanted[0][field], rel_tol=1e-4, abs_tol=1e-9), field
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_all_ranks_hold_the_same_weights(one, ranks):
+    """Keiko itself compares the hashes of all ranks when it saves and ends with 1 if they differ; from outside
+    one sees that it ended well and which hash it compared."""
+    alone, many = one
+    for run in (alone, many(ranks)):
+        state = json.loads((runs.checkpoint(run) / "state.json").read_text())
+        assert state["weights_hash"], f"{run}: no weights_hash in state.json"
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_only_rank_0_writes_logs(one, ranks):
+    """One metrics.jsonl, one log.txt, each step in it once; the other ranks print no step lines."""
+    _, many = one
+    run = many(ranks)
+    assert len(list(run.rglob("metrics*.jsonl"))) == len(list(run.rglob("log*.txt"))) == 1
+    assert step_lines((run / "log.txt").read_text()) == list(range(1, STEPS + 1))
+    for rank in range(1, ranks):
+        file = run.parent / f"rank-{rank}.txt"
+        if file.exists():
+            assert step_lines(file.read_text()) == []
+    for file in run.parent.glob("torchrun.txt"):
+        assert step_lines(file.read_text()) in ([], list(range(1, STEPS + 1)))
+
+
+def step_lines(text):
+    return [int(n) for n in re.findall(r"\bstep\s+(\d+)\s+loss", text)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_rank_has_its_optimiser_file(one, ranks):
+    _, many = one
+    names = sorted(p.name for p in runs.checkpoint(many(ranks)).glob("optimizer-*"))
+    assert names == [f"optimizer-{r}-of-{ranks}.safetensors" for r in range(ranks)]
+
+
+def test_more_ranks_than_clips_in_a_batch_are_refused(keiko, drift, tmp_path):
+    """Nothing would be left for rank 8; it is said before any rank waits for another."""
+    recipe = runs.write_recipe(tmp_path / "r.yaml", runs.PRETRAIN,
+                               {"data": str(drift / "train.kix"), "run": str(tmp_path / "run")})
+    env = {"RANK": "0", "WORLD_SIZE": "9", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+           "MASTER_PORT": str(free_port())}
+    refused = keiko("train", recipe, check=False, env=env, timeout=60)
+    assert refused.returncode == 2 and "batch_size" in refused.stderr, refused.stderr
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(keiko, keiko_bin, keiko_env, drift, tmp_path):
+    """World size is a free key: 3 steps alone and 2 on two ranks give the samples and weights of 5 alone."""
+    level = {"data": str(drift / "train.kix"), "optimizer.warmup_steps": 0, "optimizer.min_lr": 0.001}
+    recipe = {name: runs.write_recipe(tmp_path / f"{name}.yaml", runs.PRETRAIN, level | {"run": str(tmp_path / name)})
+              for name in ("whole", "parts")}
+    keiko("train", recipe["whole"])
+    keiko("train", recipe["parts"], "steps=3")
+    under_torchrun(keiko_bin, keiko_env, recipe["parts"], 2, tmp_path)
+    found, wanted = runs.weights(tmp_path / "parts"), runs.weights(tmp_path / "whole")
+    for name in wanted:
+        assert runs.scaled_difference(found[name], wanted[name]) < WEIGHT_TOLERANCE, name
+    seen = runs.samples(tmp_path / "parts", 0) + runs.samples(tmp_path / "parts", 1)
+    assert sorted(line["position"] for line in seen) == list(range(8 * STEPS))
