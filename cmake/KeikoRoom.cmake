@@ -30,6 +30,8 @@ function(keiko_room name)
   if(KEIKO_TESTS AND ROOM_TESTS)
     add_executable(${name}_test ${ROOM_TESTS})
     target_link_libraries(${name}_test PRIVATE keiko_${name} GTest::gtest_main)
+    set_source_files_properties(${ROOM_TESTS} PROPERTIES
+      COMPILE_DEFINITIONS KEIKO_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     if(ROOM_PCH)
       keiko_precompile(${name}_test TEST ${ROOM_PCH})
     endif()

@@ -56,6 +56,7 @@ void add_train(CLI::App& app, Action& action) {
       if (o->dry_run) return show_plan(loaded);
       train::TrainContext context;
       context.launch = dist::read_launch_environment();
+      train::check_world_size(loaded.recipe, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
       const auto communicator =
           dist::make_communicator(context.launch, double(loaded.recipe.train.timeout_s));

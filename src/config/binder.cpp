@@ -63,6 +63,7 @@ Binder Binder::reader(const Node& root) {
   Binder binder;
   binder.reading_ = true;
   binder.scope_.node = &root;
+  binder.file_ = root.file;
   binder.scope_.owner = "a recipe";
   return binder;
 }
@@ -265,7 +266,7 @@ std::optional<std::string> Binder::peek(const std::string& name) const {
 }
 
 std::string Binder::place(const std::string& name) const {
-  if (scope_.node == nullptr) return "recipe";
+  if (scope_.node == nullptr) return file_.empty() ? "recipe" : file_;
   if (const Node* node = name.empty() ? nullptr : scope_.node->find(name)) return node->place();
   return scope_.node->place();
 }

@@ -125,6 +125,7 @@ class Binder {
   void refuse_unknown() const;
 
   bool reading_ = false;
+  std::string file_;  // of the root map
   Scope scope_;
   std::vector<Entry> entries_;
   std::vector<std::unique_ptr<Node>> made_;  // maps made from scalars

@@ -70,6 +70,7 @@ Node read_chain(const std::string& path, std::vector<std::string>& chain) {
   Node merged = read_chain(base_path, chain);
   merge(merged, node);
   merged.file = node.file;
+  merged.line = node.line;
   return merged;
 }
 

@@ -187,8 +187,13 @@ IndexReport build_catalogue(Env* env, const IndexOptions& options,
   }
   if (report.videos == 0) {
     env->remove(journal_path);
-    fail(ErrorKind::kData, "none of {} files could be indexed; the first: {}", sources.size(),
-         report.skipped.front().reason);
+    std::string reasons;
+    constexpr size_t kMostShown = 20;
+    for (size_t i = 0; i < std::min(kMostShown, report.skipped.size()); ++i)
+      reasons += "\n  " + report.skipped[i].reason;
+    if (report.skipped.size() > kMostShown)
+      reasons += fmt::format("\n  and {} more", report.skipped.size() - kMostShown);
+    fail(ErrorKind::kData, "none of {} files could be indexed:{}", sources.size(), reasons);
   }
   writer.publish(env);
   env->remove(journal_path);

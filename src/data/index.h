@@ -33,7 +33,7 @@ struct IndexReport {
 };
 
 // `progress(done, total)` is called now and then from one thread at a time; may be empty.
-// Throws Error(kData) when no video could be indexed, naming the first reason.
+// Throws Error(kData) when no video could be indexed, with the reason for each.
 IndexReport build_catalogue(Env* env, const IndexOptions& options,
                             const std::function<void(int64_t done, int64_t total)>& progress);
 

@@ -127,6 +127,14 @@ class MaskedAutoencoding : public Objective {
       const auto [variance, mean] = at::var_mean(x, at::IntArrayRef{3}, 1, true);
       predicted = (predicted.view_as(x) * (variance.sqrt() + 1e-6) + mean).view(shape);
     }
+    if (in_imagenet_units()) {
+      const auto dtype = parameters_.dtype();
+      const at::Tensor mean = at::tensor(at::ArrayRef<float>(model::kImageNetMean, 3)).to(dtype);
+      const at::Tensor std = at::tensor(at::ArrayRef<float>(model::kImageNetStd, 3)).to(dtype);
+      const auto shape = predicted.sizes().vec();
+      predicted = (predicted.view({shape[0], shape[1], 3, -1}) * std.view({3, 1}) + mean.view({3, 1}))
+                      .view(shape);
+    }
     const at::Tensor index = split.masked.unsqueeze(2).expand({-1, -1, patches.size(2)});
     const at::Tensor hidden = patches.scatter(1, index, 128);
     const at::Tensor filled =
@@ -164,9 +172,15 @@ class MaskedAutoencoding : public Objective {
     return model_.forward(seen, split.visible, split.masked, runner);
   }
 
-  // The patches `ids` as numbers in [0, 1].
+  bool in_imagenet_units() const {
+    return !options_.norm_pix_loss && options_.pixel_target == "imagenet";
+  }
+
+  // The patches `ids` in the units of the target: [0, 1], or minus ImageNet's mean and over its std.
   at::Tensor pixels(const at::Tensor& patches, const at::Tensor& ids) const {
-    return model::gather_tokens(patches, ids).to(parameters_.dtype()).div_(255);
+    const at::Tensor chosen = model::gather_tokens(patches, ids);
+    if (in_imagenet_units()) return model::normalise_patches(chosen, grid_, parameters_.dtype());
+    return chosen.to(parameters_.dtype()).div_(255);
   }
 
   at::Tensor target(const at::Tensor& patches, const Split& split) const {
@@ -225,6 +239,8 @@ void MaskedAutoencodingOptions::bind(config::Binder& b) {
            "tube (same places at all times), random, or future (the end of the clip)");
   b.key("mask_ratio", mask.ratio, "share of tokens that is hidden").range(0.01, 0.99);
   b.key("norm_pix_loss", norm_pix_loss, "predict each patch up to its own mean and spread");
+  b.choice("pixel_target", pixel_target, {"unit", "imagenet"},
+           "without norm_pix_loss: pixels in [0, 1], or minus ImageNet's mean over its std");
 }
 
 std::unique_ptr<Objective> MaskedAutoencodingOptions::make(const ObjectiveContext& context) const {

@@ -12,6 +12,7 @@ struct MaskedAutoencodingOptions : ObjectiveOptions {
   model::DecoderOptions decoder;  // width, depth and heads 0 in a recipe: the published ones
   MaskRule mask;
   bool norm_pix_loss = true;
+  std::string pixel_target = "unit";  // without norm_pix_loss: "unit" [0, 1], or "imagenet" units
 
   void bind(config::Binder& b) override;
   std::unique_ptr<Objective> make(const ObjectiveContext& context) const override;

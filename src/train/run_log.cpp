@@ -28,7 +28,11 @@ RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
     samples_ = std::make_unique<report::JsonLines>(
         env, fmt::format("{}/samples-{}.jsonl", folder, rank), length);
   }
-  if (rank != 0) return;
+  // A checkpoint records the lengths of these files: their names must survive a power cut too.
+  if (rank != 0) {
+    if (samples) env->sync_folder(folder);
+    return;
+  }
   auto length_of = [&](const char* key) {
     return state.is_object() ? state.value(key, int64_t{0}) : int64_t{0};
   };
@@ -37,6 +41,7 @@ RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
   quarantine_ = std::make_unique<report::JsonLines>(env, folder + "/quarantine.jsonl",
                                                     length_of("quarantine_length"));
   tensorboard_ = std::make_unique<report::TensorBoardWriter>(env, folder + "/tensorboard");
+  env->sync_folder(folder);
 }
 
 void RunLog::start_clock(int64_t first_step, int64_t steps) {

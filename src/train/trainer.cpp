@@ -104,9 +104,6 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       threads_(share_threads(recipe, context.launch, usable_cores())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
                recipe.loader.shuffle_block) {
-  if (recipe.batch_size < communicator_.world_size())
-    fail(ErrorKind::kUsage, "batch_size = {} is smaller than the world size {}; every rank needs a clip",
-         recipe.batch_size, communicator_.world_size());
   at::set_num_threads(threads_.compute);
   at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
   use_autocast_ = resolve_precision(recipe) == "bf16";
@@ -397,6 +394,12 @@ TrainResult Run::go() {
 }
 
 }  // namespace
+
+void check_world_size(const Recipe& recipe, int64_t world_size) {
+  if (recipe.batch_size < world_size)
+    fail(ErrorKind::kUsage, "batch_size = {} is smaller than the world size {}; every rank needs a clip",
+         recipe.batch_size, world_size);
+}
 
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
   const int mine = std::max(1, cores / int(launch.local_world_size));

@@ -34,6 +34,9 @@ struct ThreadShare {
 };
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
 
+// Throws Error(kUsage) when there are more ranks than clips in a batch. Call before meeting the others.
+void check_world_size(const Recipe& recipe, int64_t world_size);
+
 // "fp32", "bf16" or "float64" for this machine.
 std::string resolve_precision(const Recipe& recipe);
 

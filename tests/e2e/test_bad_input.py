@@ -254,7 +254,7 @@ SPOILT = [
     ("mask_ratio: 0.75", "mask_ratio: 1.5", ["objective.mask_ratio", "1.5"]),
     ("num_frames: 8", "num_frames: -8", ["clip.num_frames", "-8"]),
     ("steps: 5", "steps: many", ["steps", "many"]),
-    ("micro_batch_size: 4", "micro_batch_size: 0", ["micro_batch_size", "0"]),
+    ("micro_batch_size: 4", "micro_batch_size: -1", ["micro_batch_size", "-1"]),
     ("precision: fp32", "precision: fp23", ["precision", "fp23", "fp32"]),
     ("threads: 1", "threads: 1.5", ["threads", "1.5"]),
 ]

@@ -20,9 +20,10 @@ STEPS = 5
 # The runs differ only in the order in which float32 gradients are added (slices, micro-batches,
 # all-reduce): relative noise of about 1e-7 of the largest summand. AdamW divides each gradient by its
 # own size, so what counts is noise over |g| + eps; plain PyTorch shows 1e-6 of a tensor's largest value
-# after 5 steps with other splits. 2e-5 leaves room for other kernels; a wrong mean over uneven slices
-# (weighting a clip by 1/3 or 1/2 instead of its share) is off by more than 1e-2.
-WEIGHT_TOLERANCE = 2e-5
+# after 5 steps with other splits, and 9e-5 was seen for classifier.bias on 3 ranks, whose gradient is a
+# sum that nearly cancels (so its rounding is large beside it). A wrong mean over uneven slices (weighting
+# a clip by 1/3 or 1/2 instead of its share) is off by more than 1e-2.
+WEIGHT_TOLERANCE = 5e-4
 LOSS_TOLERANCE = 1e-5
 # Not part of the computation: clocks, rates and sizes.
 MEASURED = re.compile(r"time|_s$|per_s|memory|tflops|mfu|hidden|kind|position")
