@@ -66,7 +66,7 @@ TEST(ExactDecode, EveryFrameOfEveryRealVideoEqualsSequentialDecode) {
   if (media == nullptr) GTEST_SKIP() << "KEIKO_TEST_MEDIA is not set: real videos are NOT tested";
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::string(media) + "/real")) {
-    expect_exact(entry.path().string(), 120);
+    expect_exact(entry.path().string(), 400);
     ++files;
   }
   EXPECT_GT(files, 0);

@@ -59,6 +59,10 @@ class Objective {
   // Starts from another run's weights: takes what fits by name, and says what was left as it was.
   // Throws Error(kData) when a part that must come from there is missing, naming it.
   virtual std::string start_from(const std::vector<model::NamedTensor>& tensors) = 0;
+  // A fresh run shows its first calibration_clips() samples to calibrate() before step 0, in batches,
+  // the same ones to every rank: for statistics of the data that the model needs. Resumed runs do not.
+  virtual int64_t calibration_clips() const { return 0; }
+  virtual void calibrate(const MicroBatch& batch) { (void)batch; }
   // The config.json beside model.safetensors.
   virtual nlohmann::ordered_json config() const = 0;
   // What the objective adds to a batch, such as "mask", for those who audit it.

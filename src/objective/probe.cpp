@@ -23,6 +23,10 @@ class Probe : public Objective {
     head_ = model::declare_linear(parameters_, "classifier", 0, options.vit.width,
                                   int64_t(class_names_.size()));
     parameters_.allocate(context.seed);
+    mean_ = at::zeros({options.vit.width}, context.dtype);
+    std_ = at::ones({options.vit.width}, context.dtype);
+    sum_ = at::zeros({options.vit.width}, at::kDouble);
+    squares_ = at::zeros({options.vit.width}, at::kDouble);
   }
 
   model::Parameters& parameters() override { return parameters_; }
@@ -46,12 +50,19 @@ class Probe : public Objective {
   std::vector<model::NamedTensor> weights() override {
     auto all = frozen_.published();
     for (auto& entry : parameters_.published()) all.push_back(std::move(entry));
+    all.emplace_back(kMeanName, mean_);
+    all.emplace_back(kStdName, std_);
     return all;
   }
   model::Parameters::Unmatched load_weights(const std::vector<model::NamedTensor>& tensors) override {
     const auto encoder = frozen_.load(tensors);
     auto head = parameters_.load(encoder_rest(tensors, encoder.unused));
     head.missing.insert(head.missing.end(), encoder.missing.begin(), encoder.missing.end());
+    for (const auto& [name, value] : tensors) {
+      if (name != kMeanName && name != kStdName) continue;
+      (name == kMeanName ? mean_ : std_).copy_(value);
+      std::erase(head.unused, name);
+    }
     return head;
   }
   std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
@@ -60,6 +71,16 @@ class Probe : public Objective {
       fail(ErrorKind::kData, "init_from: the checkpoint has no {}", unmatched.missing[0]);
     return fmt::format("frozen encoder taken; {} tensors of the checkpoint unused",
                        unmatched.unused.size());
+  }
+  int64_t calibration_clips() const override { return 256; }
+  void calibrate(const MicroBatch& batch) override {
+    const at::Tensor tokens = mean_tokens(batch).to(at::kDouble);
+    seen_ += tokens.size(0);
+    sum_ += tokens.sum(0);
+    squares_ += tokens.square().sum(0);
+    const at::Tensor mean = sum_ / double(seen_);
+    mean_.copy_(mean);
+    std_.copy_((squares_ / double(seen_) - mean.square()).clamp_min(1e-12).sqrt());
   }
   nlohmann::ordered_json config() const override {
     auto c = model::videomae_config(options_.vit, nullptr, grid_, false, class_names_);
@@ -82,15 +103,21 @@ class Probe : public Objective {
     return rest;
   }
 
-  // Mean token, standardised without parameters, so that one learning rate suits any encoder.
-  at::Tensor features(const MicroBatch& batch) const {
+  at::Tensor mean_tokens(const MicroBatch& batch) const {
     const c10::NoGradGuard no_grad;
     const at::Tensor patches = model::normalise_patches(model::patchify(batch.video, grid_), grid_,
                                                         parameters_.dtype());
-    const at::Tensor tokens = encoder_.forward(
-        patches, ids_.expand({patches.size(0), -1}), {}, model::BlockRunner());
-    return at::layer_norm(tokens.mean(1), {options_.vit.width}, {}, {}, 1e-6);
+    return encoder_
+        .forward(patches, ids_.expand({patches.size(0), -1}), {}, model::BlockRunner())
+        .mean(1);
   }
+  // Each feature standardised over the data: what clips have in common would otherwise drown what
+  // tells them apart, and one learning rate would not suit every encoder. Statistics of the batch
+  // (a BatchNorm, as probes often have) would make a clip's loss depend on its neighbours.
+  at::Tensor features(const MicroBatch& batch) const { return (mean_tokens(batch) - mean_) / std_; }
+
+  static constexpr const char* kMeanName = "probe.feature_mean";
+  static constexpr const char* kStdName = "probe.feature_std";
 
   ProbeOptions options_;
   std::vector<std::string> class_names_;
@@ -99,6 +126,9 @@ class Probe : public Objective {
   model::VideoMaeEncoder encoder_;
   at::Tensor ids_;
   model::Linear head_;
+  at::Tensor mean_, std_;            // [width], of the mean tokens
+  at::Tensor sum_, squares_;         // float64, while calibrating
+  int64_t seen_ = 0;
 };
 
 }  // namespace

@@ -68,6 +68,7 @@ class Run {
   };
 
   void resume();
+  void calibrate();
   StepSums run_micro_batches(data::Batch& batch);
   double update(int64_t step);
   void record_samples(const data::Batch& batch);
@@ -155,6 +156,7 @@ void Run::resume() {
       const std::string said = objective_->start_from(load_checkpoint(env_, source, false).weights);
       if (is_first()) spdlog::info("starting from {}: {}", source, said);
     }
+    calibrate();
     return;
   }
   const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
@@ -185,6 +187,24 @@ void Run::resume() {
       spdlog::warn("resumed with another {} ({} then, {} now): same samples, weights equal up to "
                    "rounding, not bit-exact",
                    key, loaded.state[key].dump(), value.dump());
+}
+
+// Every rank decodes the same clips: no collective, and the same bits everywhere.
+void Run::calibrate() {
+  constexpr int64_t kClipsAtOnce = 16;
+  const int64_t clips = objective_->calibration_clips();
+  if (clips == 0) return;
+  data::Loader loader(
+      env_, dataset_,
+      [&](int64_t step) {
+        return data::Slice{std::min(clips, step * kClipsAtOnce), std::min(clips, (step + 1) * kClipsAtOnce)};
+      },
+      0, true, threads_.decode, 2, context_.make_decoder);
+  for (int64_t done = 0; done < clips;) {
+    data::Batch& batch = loader.next();
+    objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
+    done += int64_t(batch.clips.size());
+  }
 }
 
 Run::StepSums Run::run_micro_batches(data::Batch& batch) {

@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 from safetensors.torch import load_file
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
 COMMON = {
     "seed": 7,
     "clip": {"num_frames": 8, "sampling_rate": 1, "size": 32},
