@@ -9,6 +9,7 @@
 #include <thread>
 #include <spdlog/spdlog.h>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/machine.h"
@@ -37,10 +38,10 @@ ordered_json spread(std::vector<double> values) {
 
 void emit(const ordered_json& j, const std::string& path) {
   if (path.empty()) {
-    std::printf("%s\n", j.dump(2).c_str());
+    std::printf("%s\n", json_text(j, 2).c_str());
     return;
   }
-  publish(default_env(), path, j.dump(2) + "\n");
+  publish(default_env(), path, json_text(j, 2) + "\n");
 }
 
 struct PlannedClip {
@@ -69,6 +70,9 @@ std::vector<PlannedClip> read_plan(const DecodeBench& o, std::vector<data::Video
     clip.file = entry.at("file");
     clip.frames = entry.at("frames").get<std::vector<int64_t>>();
     clip.size = entry.at("size");
+    if (clip.size < 1 || clip.size > 8192 || clip.frames.empty())
+      fail(ErrorKind::kUsage, "{}: a clip of {} has size {} and {} frames", o.plan, clip.file, clip.size,
+           clip.frames.size());
     const std::string path = o.media + "/" + clip.file;
     if (!known.contains(path)) {
       known[path] = videos.size();
@@ -150,11 +154,22 @@ int bench_decode(const DecodeBench& o) {
         cost.convert_s += one.convert_s;
       }
     };
+    std::exception_ptr error;
+    auto guarded = [&] {
+      try {
+        work();
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        error = std::current_exception();
+        next = sequence.size();
+      }
+    };
     const double start = monotonic_s(), cpu = cpu_s();
     std::vector<std::thread> threads;
-    for (int t = 1; t < o.threads; ++t) threads.emplace_back(work);
-    work();
+    for (int t = 1; t < o.threads; ++t) threads.emplace_back(guarded);
+    guarded();
     for (auto& thread : threads) thread.join();
+    if (error) std::rethrow_exception(error);
     const double rate = double(clips.size()) / (monotonic_s() - start);
     (bound ? bound_rates : pass_rates).push_back(rate);
     if (!bound) {

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "media/ffmpeg.h"
@@ -55,7 +56,7 @@ void add_doctor(CLI::App& app, Action& action) {
     action = [json] {
       const auto j = examine();
       if (*json) {
-        std::printf("%s\n", j.dump(2).c_str());
+        std::printf("%s\n", json_text(j, 2).c_str());
         return 0;
       }
       for (const auto& [key, value] : j.items()) {

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/machine.h"
 #include "cli/command.h"
@@ -35,6 +36,8 @@ void add_eval(CLI::App& app, Action& action) {
       const auto launch = dist::read_launch_environment();
       const auto communicator = dist::make_communicator(launch, double(r.train.timeout_s));
       const auto threads = train::share_threads(r, launch, usable_cores());
+      train::set_up_compute(r, threads);
+      const train::AutocastGuard autocast(train::resolve_precision(r) == "bf16");
       report::Progress progress("eval");
       const auto summary = train::evaluate(
           default_env(), *objective, dataset, r.eval, threads.decode, *communicator,
@@ -46,7 +49,7 @@ void add_eval(CLI::App& app, Action& action) {
                                     {"data", dataset.describe()}};
       for (const auto& [key, value] : summary.items()) out[key] = value;
       if (o->json) {
-        std::printf("%s\n", out.dump(2).c_str());
+        std::printf("%s\n", json_text(out, 2).c_str());
         return 0;
       }
       for (const auto& [key, value] : out.items())

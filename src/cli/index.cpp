@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "report/progress.h"
@@ -40,7 +41,7 @@ void add_index(CLI::App& app, Action& action) {
                                     {"seconds", monotonic_s() - start}};
         j["skipped"] = nlohmann::json::array();
         for (const auto& s : r.skipped) j["skipped"].push_back({{"path", s.path}, {"reason", s.reason}});
-        std::printf("%s\n", j.dump(2).c_str());
+        std::printf("%s\n", json_text(j, 2).c_str());
       }
       spdlog::info("{}: {} videos ({} unchanged), {} frames, {}, {} classes, {} skipped, in {:.1f} s", o->out,
                    report::count_text(r.videos), report::count_text(r.reused), report::count_text(r.frames),

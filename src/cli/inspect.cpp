@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "cli/command.h"
@@ -153,7 +154,7 @@ void add_inspect(CLI::App& app, Action& action) {
       else
         j = describe_video(o->what, o->plan);
       if (o->json)
-        std::printf("%s\n", j.dump(2).c_str());
+        std::printf("%s\n", json_text(j, 2).c_str());
       else
         print_words(j, 0);
       return 0;

@@ -164,7 +164,7 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
     damaged(source, "columns of different lengths");
   if (s.width <= 0 || s.height <= 0 || s.width > 1 << 16 || s.height > 1 << 16 ||
       s.sample_aspect_num <= 0 || s.sample_aspect_den <= 0 || s.time_base_den <= 0 ||
-      s.frame_rate_den <= 0 || s.rotation % 90 != 0 || s.rotation < 0 || s.rotation > 270)
+      s.frame_rate_den <= 0 || s.reorder_depth < 0 || s.reorder_depth > 16 || video.file.size < 0 || s.rotation % 90 != 0 || s.rotation < 0 || s.rotation > 270)
     damaged(source, "impossible stream parameters");
   if (t.frame_packet.empty()) damaged(source, "a video without frames");
   for (uint32_t packet : t.frame_packet) {
@@ -183,6 +183,14 @@ std::vector<uint8_t> Catalogue::read_section(const Section& section, const char*
   file_->read(section.offset, bytes);
   if (xxh3(bytes) != section.hash) damaged(path_, std::string("checksum of ") + name);
   return bytes;
+}
+
+bool Catalogue::is_one(Env* env, const std::string& path) {
+  const auto file = env->open(path);
+  uint8_t start[sizeof(kMagic)] = {};
+  if (file->size() < int64_t(sizeof(start))) return false;
+  file->read(0, start);
+  return std::memcmp(start, kMagic, sizeof(kMagic)) == 0;
 }
 
 std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& path) {

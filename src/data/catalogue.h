@@ -43,6 +43,8 @@ struct Item {
 // Safe to use from many threads at once.
 class Catalogue {
  public:
+  // True when the file starts as a catalogue does, whatever its version or state.
+  static bool is_one(Env* env, const std::string& path);
   // Throws Error(kIo) when the file cannot be read and Error(kData) when it is torn, of an unknown
   // version, or not a catalogue.
   static std::shared_ptr<const Catalogue> open(Env* env, const std::string& path);
@@ -53,7 +55,7 @@ class Catalogue {
   const std::vector<std::string>& class_names() const { return class_names_; }
   uint64_t generation() const { return generation_; }
   const std::string& created() const { return created_; }
-  // Fingerprint of all items and videos: the same when the same files are indexed again.
+  // Fingerprint of the items and of the videos' records: of their paths, sizes, times and packets.
   uint64_t hash() const { return hash_; }
 
   // Throws Error(kData) when the index is outside the catalogue or the record points outside it.

@@ -58,7 +58,7 @@ Dataset::Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOpt
 
 ItemShape Dataset::shape_of(const Set& set, const Item& item) const {
   const auto video = set.catalogue->video(item.video);
-  if (item.first_frame + item.frame_count > video->table.frame_count())
+  if (item.first_frame > video->table.frame_count() - item.frame_count)
     fail(ErrorKind::kData, "{}: an item reaches over the end of {}", set.catalogue->path(),
          video->file.path);
   const media::StreamParameters& stream = video->table.stream;

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -40,14 +41,21 @@ void read_journal(Env* env, const std::string& path, Known& known, int64_t& good
     if (xxh3(bytes) != hash) return;
     // Copied, because FlatBuffers wants its own alignment.
     const std::vector<uint8_t> aligned(bytes.begin(), bytes.end());
-    auto video = std::make_shared<Video>(parse_video(aligned, path));
-    known[video->file.path] = video;
+    try {
+      auto video = std::make_shared<Video>(parse_video(aligned, path));
+      known[video->file.path] = video;
+    } catch (const Error&) {
+      return;  // written by another version: cut off like a torn tail
+    }
     good_length += 16 + int64_t(size);
   }
 }
 
 void read_previous(Env* env, const std::string& path, Known& known, uint64_t& generation) {
-  if (!env->status(path).exists) return;
+  const FileStatus status = env->status(path);
+  if (!status.exists || status.size == 0) return;
+  if (status.is_folder || !Catalogue::is_one(env, path))
+    fail(ErrorKind::kUsage, "{}: exists and is not a catalogue; choose another --out, or remove it", path);
   try {
     const auto catalogue = Catalogue::open(env, path);
     generation = catalogue->generation();
@@ -56,8 +64,9 @@ void read_previous(Env* env, const std::string& path, Known& known, uint64_t& ge
       video->file.path = canonical(video->file.path);
       known[video->file.path] = video;
     }
-  } catch (const Error&) {
-    // A damaged or foreign file is replaced, and everything scanned again.
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kData) throw;
+    // A damaged catalogue, or one of another version, is replaced, and everything scanned again.
   }
 }
 
@@ -109,9 +118,9 @@ IndexReport build_catalogue(Env* env, const IndexOptions& options,
       const size_t i = next++;
       if (i >= sources.size()) return;
       Outcome& outcome = outcomes[i];
-      const std::string path = canonical(sources[i].path);
       std::string record;
       try {
+        const std::string path = canonical(sources[i].path);
         const FileStatus status = env->status(path);
         const auto found = known.find(path);
         if (found != known.end() && found->second->file.size == status.size &&
@@ -125,6 +134,8 @@ IndexReport build_catalogue(Env* env, const IndexOptions& options,
         }
       } catch (const Error& e) {
         outcome.reason = e.what();
+      } catch (const std::exception& e) {
+        outcome.reason = sources[i].path + ": " + e.what();
       }
       std::lock_guard lock(mutex);
       if (fatal) return;
@@ -153,12 +164,12 @@ IndexReport build_catalogue(Env* env, const IndexOptions& options,
       report.class_names.push_back(sources[i].label);
   std::sort(report.class_names.begin(), report.class_names.end(),
             [](const std::string& a, const std::string& b) {
-              // Numbers in their own order, so that class 10 comes after class 9.
-              const bool numbers = !a.empty() && !b.empty() &&
-                                   std::all_of(a.begin(), a.end(), ::isdigit) &&
-                                   std::all_of(b.begin(), b.end(), ::isdigit);
-              if (numbers && a.size() != b.size()) return a.size() < b.size();
-              return a < b;
+              // Numbers first and in their own order, so that class 10 comes after class 9.
+              const auto key = [](const std::string& name) {
+                const bool is_number = name.find_first_not_of("0123456789") == std::string::npos;
+                return std::tuple(!is_number, is_number ? name.size() : 0, name);
+              };
+              return key(a) < key(b);
             });
   report.class_names.erase(std::unique(report.class_names.begin(), report.class_names.end()),
                            report.class_names.end());

@@ -68,6 +68,7 @@ void Loader::prepare(Slot& slot, int64_t step) {
   for (int64_t i = 0; i < n; ++i) slot.batch.clips[size_t(i)].position = slice.first + i;
   slot.batch.video.resize(size_t(n * 3 * clip.num_frames * clip.size * clip.size));
   slot.batch.bad.clear();
+  slot.batch.gave_up = false;
   slot.batch.cost = {};
   slot.batch.frames_shown = n * clip.num_frames;
 }
@@ -187,11 +188,13 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
       if (e.kind() != ErrorKind::kData) throw;
       reason = e.what();
     }
-    if (attempt + 1 == kMostAttempts)
-      fail(ErrorKind::kTooMuchBad, "position {}: {} samples in a row were bad; the last: {}", position,
-           kMostAttempts, reason);
     std::lock_guard lock(mutex_);
     slot.batch.bad.push_back({position, attempt, video->file.path, reason});
+    if (attempt + 1 == kMostAttempts) {
+      // Not thrown here: all ranks must stop at the same step, with the list written.
+      slot.batch.gave_up = true;
+      return;
+    }
   }
 }
 

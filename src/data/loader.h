@@ -40,6 +40,8 @@ struct Batch {
     std::string path, reason;
   };
   std::vector<Bad> bad;
+  // True when no replacement of some sample was good: the run must stop.
+  bool gave_up = false;
   media::ClipCost cost;       // of all its clips
   int64_t frames_shown = 0;   // frames handed to the model
 };

@@ -26,12 +26,15 @@ bool looks_like_video(const std::string& path) {
   return kSuffixes.contains(suffix_of(path));
 }
 
+// `seen` holds the real paths of folders visited: links may lead in circles.
 void walk(Env* env, const std::string& folder, const std::string& label, int depth,
-          std::vector<SourceVideo>& out) {
+          std::set<std::string>& seen, std::vector<SourceVideo>& out) {
+  std::error_code code;
+  if (!seen.insert(fs::canonical(folder, code).string()).second || code) return;
   for (const std::string& name : env->list(folder)) {
     const std::string path = folder + "/" + name;
-    if (env->status(path).is_folder)
-      walk(env, path, depth == 0 ? name : label, depth + 1, out);
+    if (fs::is_directory(path, code))
+      walk(env, path, depth == 0 ? name : label, depth + 1, seen, out);
     else if (looks_like_video(name))
       out.push_back({path, label});
   }
@@ -81,9 +84,11 @@ void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out)
   const char separator = suffix == ".tsv" ? '\t' : ',';
   int path_column = -1, label_column = -1, line_number = 0;
   for (std::string raw; std::getline(text, raw);) {
-    const std::string line = trim(raw);
+    // In a table, tabs and spaces at the end are fields.
+    const bool is_table = suffix == ".csv" || suffix == ".tsv";
+    const std::string line = is_table ? raw.substr(0, raw.find_last_not_of('\r') + 1) : trim(raw);
     ++line_number;
-    if (line.empty() || line[0] == '#') continue;
+    if (trim(line).empty() || line[0] == '#') continue;
     SourceVideo video;
     if (suffix == ".jsonl") {
       const auto json = nlohmann::json::parse(line, nullptr, false);
@@ -93,7 +98,7 @@ void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out)
       if (json.contains("label"))
         video.label = json["label"].is_string() ? json["label"].get<std::string>()
                                                 : json["label"].dump();
-    } else if (suffix == ".csv" || suffix == ".tsv") {
+    } else if (is_table) {
       const auto fields = split_row(line, separator);
       if (line_number == 1) {
         for (size_t i = 0; i < fields.size(); ++i) {
@@ -103,7 +108,7 @@ void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out)
         if (path_column >= 0) continue;
       }
       if (path_column < 0) {
-        video = split_path_label(env, line, folder);
+        video = split_path_label(env, trim(line), folder);
       } else {
         if (int(fields.size()) <= std::max(path_column, label_column))
           fail(ErrorKind::kUsage, "{}:{}: {} fields, fewer than the header: {}", path, line_number,
@@ -129,8 +134,9 @@ std::vector<SourceVideo> find_videos(Env* env, const std::vector<std::string>& s
     if (!status.exists) fail(ErrorKind::kUsage, "{}: no such file or folder", source);
     std::string path = source;
     while (path.size() > 1 && path.back() == '/') path.pop_back();
+    std::set<std::string> seen;
     if (status.is_folder)
-      walk(env, path, "", 0, videos);
+      walk(env, path, "", 0, seen, videos);
     else if (kLists.contains(suffix_of(source)))
       read_list(env, source, videos);
     else

@@ -111,8 +111,13 @@ void write_synth(Env* env, const SynthOptions& o,
   if (o.frames < 1 || o.frames > 10000 || o.train < 0 || o.test < 0)
     fail(ErrorKind::kUsage, "--frames must be from 1 to 10000, --train and --test not negative");
   for (const char* split : {"train", "test"})
-    for (const std::string& name : synth_class_names())
-      env->make_folder(o.out + "/" + split + "/" + name);
+    for (const std::string& name : synth_class_names()) {
+      const std::string folder = o.out + "/" + split + "/" + name;
+      // Clips of another call would be mixed in silently.
+      if (env->status(folder).exists && !env->list(folder).empty())
+        fail(ErrorKind::kUsage, "{}: already holds clips; remove {} or choose another --out", folder, o.out);
+      env->make_folder(folder);
+    }
 
   const int64_t total = o.train + o.test;
   std::atomic<int64_t> next{0};
@@ -134,9 +139,10 @@ void write_synth(Env* env, const SynthOptions& o,
         env->create(fmt::format("{}/{}/{}/{:06}.mp4", o.out, is_train ? "train" : "test",
                                 synth_class_names()[size_t(index % 8)], number))
             ->append(bytes);
-      } catch (const Error& e) {
+      } catch (const std::exception& e) {
         std::lock_guard lock(mutex);
-        if (!error) error = e;
+        const auto* known = dynamic_cast<const Error*>(&e);
+        if (!error) error = known != nullptr ? *known : Error(ErrorKind::kInternal, e.what());
         next = total;
         return;
       }

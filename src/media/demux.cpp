@@ -11,6 +11,13 @@ constexpr const char* kContainers =
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,h264,hevc,ivf,ogg,asf,"
     "obu,m4v,mxf,nut,yuv4mpegpipe,gif,av1,dv,wtv,rm,swf";
 
+// What the operating system refused, as against what the file holds.
+bool is_system_error(int code) {
+  for (int system : {ENOENT, EACCES, EPERM, EIO, ESTALE, EMFILE, ENFILE, ENOMEM, ETIMEDOUT, EBUSY})
+    if (code == AVERROR(system)) return true;
+  return false;
+}
+
 std::string list_streams(const AVFormatContext* input) {
   std::string text;
   for (unsigned i = 0; i < input->nb_streams; ++i) {
@@ -34,7 +41,7 @@ Demuxer::Demuxer(const std::string& path, int stream_index) : packet_(av_packet_
   int code = avformat_open_input(&raw, ("file:" + path).c_str(), nullptr, &options);
   av_dict_free(&options);
   if (code < 0)
-    fail(code == AVERROR(ENOENT) || code == AVERROR(EACCES) ? ErrorKind::kIo : ErrorKind::kData,
+    fail(is_system_error(code) ? ErrorKind::kIo : ErrorKind::kData,
          "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
   input_.reset(raw);
   code = avformat_find_stream_info(raw, nullptr);
@@ -59,6 +66,8 @@ const AVPacket* Demuxer::next() {
     if (code < 0) {
       ++failures;
       ++corrupt_packets_;
+      if (input_->pb != nullptr && is_system_error(input_->pb->error))
+        fail(ErrorKind::kIo, "{}: cannot read: {}", input_->url, ffmpeg_error(input_->pb->error));
       if (input_->pb != nullptr && (input_->pb->eof_reached || input_->pb->error < 0)) return nullptr;
       continue;
     }

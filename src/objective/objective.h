@@ -63,6 +63,8 @@ class Objective {
   // the same ones to every rank: for statistics of the data that the model needs. Resumed runs do not.
   virtual int64_t calibration_clips() const { return 0; }
   virtual void calibrate(const MicroBatch& batch) { (void)batch; }
+  // What calibration found, as live tensors: part of weights(), equal on all ranks.
+  virtual std::vector<model::NamedTensor> statistics() { return {}; }
   // The config.json beside model.safetensors.
   virtual nlohmann::ordered_json config() const = 0;
   // What the objective adds to a batch, such as "mask", for those who audit it.

@@ -50,17 +50,21 @@ class Probe : public Objective {
   std::vector<model::NamedTensor> weights() override {
     auto all = frozen_.published();
     for (auto& entry : parameters_.published()) all.push_back(std::move(entry));
-    all.emplace_back(kMeanName, mean_);
-    all.emplace_back(kStdName, std_);
+    for (auto& entry : statistics()) all.push_back(std::move(entry));
     return all;
   }
   model::Parameters::Unmatched load_weights(const std::vector<model::NamedTensor>& tensors) override {
     const auto encoder = frozen_.load(tensors);
     auto head = parameters_.load(encoder_rest(tensors, encoder.unused));
     head.missing.insert(head.missing.end(), encoder.missing.begin(), encoder.missing.end());
-    for (const auto& [name, value] : tensors) {
-      if (name != kMeanName && name != kStdName) continue;
-      (name == kMeanName ? mean_ : std_).copy_(value);
+    for (const auto& [name, statistic] : statistics()) {
+      const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                      [&](const auto& entry) { return entry.first == name; });
+      if (found == tensors.end() || found->second.sizes() != statistic.sizes()) {
+        head.missing.push_back(name);
+        continue;
+      }
+      at::Tensor(statistic).copy_(found->second);
       std::erase(head.unused, name);
     }
     return head;
@@ -71,6 +75,9 @@ class Probe : public Objective {
       fail(ErrorKind::kData, "init_from: the checkpoint has no {}", unmatched.missing[0]);
     return fmt::format("frozen encoder taken; {} tensors of the checkpoint unused",
                        unmatched.unused.size());
+  }
+  std::vector<model::NamedTensor> statistics() override {
+    return {{kMeanName, mean_}, {kStdName, std_}};
   }
   int64_t calibration_clips() const override { return 256; }
   void calibrate(const MicroBatch& batch) override {

@@ -1,3 +1,4 @@
+#include "base/json_text.h"
 #include "report/metrics.h"
 
 #include <sstream>
@@ -8,7 +9,7 @@ JsonLines::JsonLines(Env* env, const std::string& path, int64_t length)
     : file_(env->append_to(path, length)), length_(length) {}
 
 void JsonLines::write(const nlohmann::ordered_json& line) {
-  const std::string text = line.dump() + "\n";
+  const std::string text = json_text(line) + "\n";
   file_->append(text);
   length_ += int64_t(text.size());
 }

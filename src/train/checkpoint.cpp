@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -30,16 +31,28 @@ int64_t step_of(const std::string& name) {
 }
 
 // Throws Error(kData) naming the first file that is not what state.json says.
-void verify(Env* env, const std::string& folder) {
-  const auto state = nlohmann::json::parse(read_text(env, folder + "/state.json"), nullptr, false);
-  if (!state.is_object() || !state.contains("files"))
-    fail(ErrorKind::kData, "{}/state.json is damaged", folder);
-  if (state.value("version", 0) != kVersion)
-    fail(ErrorKind::kData, "{}: checkpoint version {}, but this Keiko reads version {}", folder,
-         state.value("version", 0), kVersion);
-  for (const auto& [name, hash] : state["files"].items())
-    if (hex64(xxh3_of_file(folder + "/" + name)) != hash.get<std::string>())
-      fail(ErrorKind::kData, "{}/{}: its checksum is not the recorded one", folder, name);
+void verify(Env* env, const std::string& folder, int64_t step) {
+  const auto need = [&](const std::string& name) {
+    if (!env->status(folder + "/" + name).exists)
+      fail(ErrorKind::kData, "{}/{}: the file is missing", folder, name);
+  };
+  need("state.json");
+  try {
+    const auto state = nlohmann::json::parse(read_text(env, folder + "/state.json"));
+    const int64_t version = state.at("version");
+    if (version != kVersion)
+      fail(ErrorKind::kData, "{}: checkpoint version {}, but this Keiko reads version {}", folder,
+           version, kVersion);
+    if (state.at("step") != step)
+      fail(ErrorKind::kData, "{}/state.json: says step {}", folder, state.at("step").dump());
+    for (const auto& [name, hash] : state.at("files").items()) {
+      need(name);
+      if (hex64(xxh3_of_file(folder + "/" + name)) != hash.get<std::string>())
+        fail(ErrorKind::kData, "{}/{}: its checksum is not the recorded one", folder, name);
+    }
+  } catch (const nlohmann::json::exception& e) {
+    fail(ErrorKind::kData, "{}/state.json: damaged: {}", folder, e.what());
+  }
 }
 
 }  // namespace
@@ -99,7 +112,7 @@ CheckpointWriter::Written CheckpointWriter::write_files(const CheckpointContent&
     written.files.emplace_back(
         "model.safetensors", model::write_safetensors(env_, folder + "/model.safetensors",
                                                       content.weights, {{"format", "pt"}}));
-    const std::string config = content.config.dump(2) + "\n";
+    const std::string config = json_text(content.config, 2) + "\n";
     const auto file = env_->create(folder + "/config.json");
     file->append(config);
     file->sync();
@@ -146,13 +159,21 @@ void CheckpointWriter::commit() {
     state["world_size"] = communicator_.world_size();
     state["weights_hash"] = hex64(content.weights_hash);
     for (const auto& [name, value] : written.files) state["files"][name] = hex64(value);
+    state["weights_hash_of_ranks"] = nlohmann::json::array();
+    for (int64_t rank = 0; rank < communicator_.world_size(); ++rank)
+      state["weights_hash_of_ranks"].push_back(hex64(uint64_t(rows[rank][2].item<int64_t>())));
+    // Lengths of ranks that a smaller world does not have stay as they were.
+    const nlohmann::ordered_json earlier =
+        state.value("samples_lengths", nlohmann::ordered_json::array());
     state["samples_lengths"] = nlohmann::json::array();
     for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
       state["files"][optimizer_file(rank, communicator_.world_size())] =
           hex64(uint64_t(rows[rank][1].item<int64_t>()));
       state["samples_lengths"].push_back(rows[rank][3].item<int64_t>());
     }
-    publish(env_, folder + "/state.json", state.dump(2) + "\n");
+    for (size_t rank = state["samples_lengths"].size(); rank < earlier.size(); ++rank)
+      state["samples_lengths"].push_back(earlier[rank]);
+    publish(env_, folder + "/state.json", json_text(state, 2) + "\n");
     // From here on it counts.
     {
       const auto commit = env_->create(folder + "/COMMIT");
@@ -197,9 +218,10 @@ std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) 
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
     const std::string path = folder + "/" + *name;
     try {
-      verify(env, path);
+      verify(env, path, step_of(*name));
       return path;
     } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kData) throw;  // a disk that cannot be read is not a damaged file
       spdlog::warn("DAMAGED CHECKPOINT: {}. Trying the one before it.", e.what());
       last_damage = e.what();
     }

@@ -10,7 +10,7 @@ namespace keiko::train {
 void TrainOptions::bind(config::Binder& b) {
   b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves").range(0, 4096).free();
   b.key("deterministic", deterministic, "only kernels whose result does not depend on timing");
-  b.key("timeout_s", timeout_s, "a rank silent for longer is dead").range(10, 86400).free();
+  b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective").range(10, 86400).free();
 }
 
 void CheckpointOptions::bind(config::Binder& b) {

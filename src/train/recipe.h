@@ -16,7 +16,7 @@ namespace keiko::train {
 struct TrainOptions {
   int64_t threads = 0;          // compute threads a rank; 0: the cores that decoding leaves
   bool deterministic = true;    // refuse kernels whose result depends on timing
-  int64_t timeout_s = 100;      // a rank silent for longer is dead
+  int64_t timeout_s = 1800;     // longest wait for the slowest rank at one collective
 
   void bind(config::Binder& b);
 };

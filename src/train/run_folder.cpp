@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/machine.h"
@@ -60,7 +61,7 @@ void enter_run_folder(Env* env, const std::string& folder, const Recipe& recipe,
   }
   run["data_hash"] = hex64(identity.data_hash);
   run["starts"].push_back(describe_start(identity, world_size));
-  publish(env, run_path, run.dump(2) + "\n");
+  publish(env, run_path, json_text(run, 2) + "\n");
   publish(env, recipe_path, config::to_yaml(config::list_entries(recipe)));
   env->sync_folder(parent_folder(folder));
 }

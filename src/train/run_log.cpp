@@ -20,11 +20,12 @@ double unix_time_s() {
 RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
                const nlohmann::json& state)
     : env_(env), folder_(folder) {
+  if (state.is_object() && state.contains("samples_lengths")) {
+    samples_lengths_ = state["samples_lengths"];
+    if (rank < int64_t(samples_lengths_.size())) samples_length_ = samples_lengths_[size_t(rank)];
+  }
   if (samples) {
-    int64_t length = 0;
-    if (state.is_object() && state.contains("samples_lengths") &&
-        rank < int64_t(state["samples_lengths"].size()))
-      length = state["samples_lengths"][size_t(rank)];
+    const int64_t length = samples_length_;
     samples_ = std::make_unique<report::JsonLines>(
         env, fmt::format("{}/samples-{}.jsonl", folder, rank), length);
   }
@@ -149,11 +150,13 @@ void RunLog::write_quarantine(const ordered_json& bad) {
 ordered_json RunLog::sync_and_describe() {
   metrics_->sync();
   quarantine_->sync();
-  return {{"metrics_length", metrics_->length()}, {"quarantine_length", quarantine_->length()}};
+  return {{"metrics_length", metrics_->length()},
+          {"quarantine_length", quarantine_->length()},
+          {"samples_lengths", samples_lengths_}};
 }
 
 int64_t RunLog::sync_samples() {
-  if (!samples_) return 0;
+  if (!samples_) return samples_length_;  // as an earlier start left it
   samples_->sync();
   return samples_->length();
 }

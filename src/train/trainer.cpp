@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -24,25 +25,6 @@ namespace keiko::train {
 namespace {
 
 using nlohmann::ordered_json;
-
-// bf16 autocast while it lives; nothing when `on` is false.
-class AutocastGuard {
- public:
-  explicit AutocastGuard(bool on) : on_(on) {
-    if (!on_) return;
-    at::autocast::set_autocast_enabled(at::kCPU, true);
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-    at::autocast::increment_nesting();
-  }
-  ~AutocastGuard() {
-    if (!on_) return;
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-  }
-
- private:
-  bool on_;
-};
 
 // The slice of a batch that a rank takes; slices differ by one clip at most.
 data::Slice slice_of_rank(int64_t step, int64_t batch_size, int64_t rank, int64_t world_size) {
@@ -105,17 +87,17 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       threads_(share_threads(recipe, context.launch, usable_cores())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
                recipe.loader.shuffle_block) {
-  at::set_num_threads(threads_.compute);
-  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
+  set_up_compute(recipe, threads_);
   use_autocast_ = resolve_precision(recipe) == "bf16";
   if (!recipe.eval.data.empty()) {
     eval_dataset_ = std::make_unique<data::Dataset>(env_, recipe.eval.data, recipe.clip,
                                                     recipe.augment, uint64_t(recipe.seed), 1);
-    if (eval_dataset_->class_names() != dataset_.class_names())
-      fail(ErrorKind::kUsage, "eval.data {} has other classes than data {}; index them with the same ones",
-           eval_dataset_->describe(), dataset_.describe());
   }
   objective_ = make_objective(recipe, dataset_);
+  if (eval_dataset_ && objective_->needs_label() &&
+      eval_dataset_->class_names() != dataset_.class_names())
+    fail(ErrorKind::kUsage, "eval.data {} has other classes than data {}; index them with the same ones",
+         eval_dataset_->describe(), dataset_.describe());
   optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe.optimizer);
   const double epoch_steps = double(dataset_.epoch_size()) / double(recipe.batch_size);
   steps_ = recipe.steps >= 0 ? recipe.steps : int64_t(std::ceil(recipe.epochs * epoch_steps));
@@ -189,7 +171,7 @@ void Run::resume() {
                    key, loaded.state[key].dump(), value.dump());
 }
 
-// Every rank decodes the same clips: no collective, and the same bits everywhere.
+// Every rank decodes the same clips.
 void Run::calibrate() {
   constexpr int64_t kClipsAtOnce = 16;
   const int64_t clips = objective_->calibration_clips();
@@ -205,6 +187,8 @@ void Run::calibrate() {
     objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
     done += int64_t(batch.clips.size());
   }
+  // Unlike processors may differ in the last bit: rank 0's statistics are everyone's.
+  for (auto& [name, tensor] : objective_->statistics()) communicator_.broadcast(tensor, 0);
 }
 
 Run::StepSums Run::run_micro_batches(data::Batch& batch) {
@@ -235,7 +219,8 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   at::Tensor all = at::zeros({int64_t(5 + metric_count)}, at::kDouble);
   double* v = all.data_ptr<double>();
   v[0] = loss;
-  v[1] = double(batch.bad.size());
+  v[1] = double(batch.bad.size()) +
+         (batch.gave_up ? double(recipe_.loader.max_bad_samples) + 1 : 0);
   v[2] = preemption_requested() ? 1 : 0;
   v[3] = checkpoints_->is_saving() && !checkpoints_->is_written() ? 1 : 0;
   v[4] = double(batch.cost.packets_decoded);
@@ -257,6 +242,11 @@ double Run::update(int64_t step) {
   dist::reduce_gradients(communicator_, parameters);
   optim::scale_gradients(parameters, 1.0 / double(recipe_.batch_size));
   const double norm = optim::gradient_norm(parameters);
+  if (!std::isfinite(norm))  // all ranks see the same norm, so all stop here, before the weights change
+    fail(ErrorKind::kData,
+         "the gradient norm of step {} is {}; start again with a lower optimizer.base_lr or "
+         "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last checkpoint",
+         step, norm);
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optim::scale_gradients(parameters, std::min(1.0, recipe_.optimizer.clip_grad / (norm + 1e-6)));
   optimizer_->step(optim::lr_at(schedule_, step), step + 1);
@@ -277,7 +267,7 @@ void Run::quarantine(const data::Batch& batch, int64_t total) {
                     {"path", bad.path}, {"reason", bad.reason}});
   for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
     // Each rank in turn tells the others.
-    std::string text = communicator_.rank() == rank ? mine.dump() : "";
+    std::string text = communicator_.rank() == rank ? json_text(mine) : "";
     at::Tensor size = at::tensor(int64_t(text.size()));
     communicator_.broadcast(size, rank);
     at::Tensor bytes = at::zeros({std::max<int64_t>(1, size.item<int64_t>())}, at::kByte);
@@ -346,7 +336,7 @@ TrainResult Run::go() {
                  recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
                  threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
   }
-  if (steps_ == 0 && step_ == 0) save(true);
+  if (steps_ == 0 && restored_state_.is_null()) save(true);
   if (step_ >= steps_) {
     if (is_first()) spdlog::info("nothing to do: {} of {} steps are done", step_, steps_);
     if (is_first()) log_->finish();
@@ -374,8 +364,8 @@ TrainResult Run::go() {
     figures.loss = sums.loss / double(recipe_.batch_size);
     if (!std::isfinite(figures.loss))
       fail(ErrorKind::kData,
-           "the loss of step {} is {}; lower optimizer.base_lr or set optimizer.clip_grad, and start "
-           "again: the run goes on from its last checkpoint",
+           "the loss of step {} is {}; start again with a lower optimizer.base_lr or "
+           "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last checkpoint",
            step_, figures.loss);
     figures.lr = optim::lr_at(schedule_, step_);
     const double before_update = monotonic_s();
@@ -397,7 +387,7 @@ TrainResult Run::go() {
 
     // Everyone's files are down: make the checkpoint count.
     if (checkpoints_->is_saving() && sums.unwritten == 0) checkpoints_->commit();
-    result_.is_preempted = sums.stop_requests > 0;
+    result_.is_preempted = sums.stop_requests > 0 && step_ < steps_;
     const bool is_last = step_ == steps_ || result_.is_preempted;
     evaluated_now = eval_dataset_ && !result_.is_preempted &&
                     (step_ == steps_ || (recipe_.eval.every > 0 && step_ % recipe_.eval.every == 0));
@@ -430,6 +420,24 @@ ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& l
     share.decode = share.compute > 0 ? std::max(1, mine - share.compute) : std::max(1, mine / 4);
   if (share.compute == 0) share.compute = std::max(1, mine - share.decode);
   return share;
+}
+
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads) {
+  at::set_num_threads(threads.compute);
+  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
+}
+
+AutocastGuard::AutocastGuard(bool on) : on_(on) {
+  if (!on_) return;
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  at::autocast::increment_nesting();
+}
+
+AutocastGuard::~AutocastGuard() {
+  if (!on_) return;
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
 }
 
 std::string resolve_precision(const Recipe& recipe) {

@@ -37,6 +37,22 @@ ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& l
 // Throws Error(kUsage) when there are more ranks than clips in a batch. Call before meeting the others.
 void check_world_size(const Recipe& recipe, int64_t world_size);
 
+// Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
+// tensor work; process-wide.
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads);
+
+// bf16 autocast on this thread while it lives; nothing when `on` is false.
+class AutocastGuard {
+ public:
+  explicit AutocastGuard(bool on);
+  ~AutocastGuard();
+  AutocastGuard(const AutocastGuard&) = delete;
+  AutocastGuard& operator=(const AutocastGuard&) = delete;
+
+ private:
+  bool on_;
+};
+
 // "fp32", "bf16" or "float64" for this machine.
 std::string resolve_precision(const Recipe& recipe);
 

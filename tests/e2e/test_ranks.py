@@ -10,7 +10,9 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -134,12 +136,14 @@ def test_evaluation_counts_every_test_clip_once_on_any_number_of_ranks(one, rank
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_all_ranks_hold_the_same_weights(one, ranks):
-    """Keiko itself compares the hashes of all ranks when it saves and ends with 1 if they differ; from outside
-    one sees that it ended well and which hash it compared."""
+    """Keiko itself compares the hashes of all ranks when it saves and ends with 1 if they differ; state.json
+    lists what each rank had."""
     alone, many = one
     for run in (alone, many(ranks)):
         state = json.loads((runs.checkpoint(run) / "state.json").read_text())
-        assert state["weights_hash"], f"{run}: no weights_hash in state.json"
+        hashes = state["weights_hash_of_ranks"]
+        assert len(hashes) == (1 if run == alone else ranks)
+        assert set(hashes) == {state["weights_hash"]} and len(hashes[0]) == 16, hashes
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -191,3 +195,36 @@ def test_a_run_goes_on_with_another_number_of_ranks(keiko, keiko_bin, keiko_env,
         assert runs.scaled_difference(found[name], wanted[name]) < WEIGHT_TOLERANCE, name
     seen = runs.samples(tmp_path / "parts", 0) + runs.samples(tmp_path / "parts", 1)
     assert sorted(line["position"] for line in seen) == list(range(8 * STEPS))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_killed_at_random_resume_bit_exactly(keiko_bin, keiko_env, drift, tmp_path, ranks):
+    """All ranks are killed at a random moment, four times, and started again: the bytes are those of a run
+    that was left alone. The truth is that run itself."""
+    random = Random(ranks)
+    level = {"data": str(drift / "train.kix"), "steps": 8, "checkpoint": {"every": 2, "keep": 2},
+             "log": {"every": 1, "samples": True}}
+    recipe = {name: runs.write_recipe(tmp_path / f"{name}.yaml", runs.PRETRAIN, level | {"run": str(tmp_path / name)})
+              for name in ("whole", "killed")}
+    begun = time.monotonic()
+    by_hand(keiko_bin, keiko_env, recipe["whole"], ranks, tmp_path)
+    whole_s = time.monotonic() - begun
+    for _ in range(4):
+        port = str(free_port())
+        started = [subprocess.Popen([keiko_bin, "train", recipe["killed"]], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                    env=keiko_env | {"RANK": str(rank), "WORLD_SIZE": str(ranks),
+                                                     "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                                                     "MASTER_PORT": port}) for rank in range(ranks)]
+        time.sleep(whole_s * random.uniform(0.4, 1.0))
+        for process in random.sample(started, ranks):
+            process.kill()
+        for process in started:
+            process.wait()
+    by_hand(keiko_bin, keiko_env, recipe["killed"], ranks, tmp_path)
+    last = "checkpoints/step-00000008"
+    for name in ["model.safetensors", *(f"optimizer-{r}-of-{ranks}.safetensors" for r in range(ranks))]:
+        assert (tmp_path / "killed" / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes(), name
+    for rank in range(ranks):
+        name = f"samples-{rank}.jsonl"
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text(), name
