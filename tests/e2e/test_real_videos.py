@@ -10,8 +10,8 @@ import pytest
 
 import runs
 
-HELD_OUT = ("bikes.mp4", "asl_yes.mkv", "asl_walk.mkv", "carphone_pristine.mp4", "flipping_a_pancake.mkv",
-            "one-by-one-person-detection.mp4")
+HELD_OUT = ("bikes.mp4", "asl_yes.mkv", "asl_walk.mkv", "asl_no.mkv", "asl_book.mkv", "asl_milk.mkv",
+            "carphone_pristine.mp4", "flipping_a_pancake.mkv", "one-by-one-person-detection.mp4", "nasa_13013.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,15 @@ def catalogues(keiko, media, tmp_path_factory):
 
 
 def test_pretraining_on_real_videos_beats_the_constant_by_three_standard_errors(keiko, catalogues, tmp_path):
+    """A small encoder and a plain pixel target: what 120 steps of 4 clips can learn. (Normalised targets, the
+    published recipe, take thousands of steps to leave the constant.)"""
     keiko("train", runs.CONFIGS / "videomae_small.yaml", f"data={catalogues}/train.kix",
-          f"eval.data={catalogues}/heldout.kix", f"run={tmp_path}/run", "epochs=0", "steps=50",
+          f"eval.data={catalogues}/heldout.kix", f"run={tmp_path}/run", "epochs=0", "steps=120",
           "objective.model=custom", "objective.width=96", "objective.depth=2", "objective.heads=3",
-          "objective.decoder_width=96", "objective.decoder_depth=1", "objective.decoder_heads=3", "batch_size=8",
-          "micro_batch_size=0", "optimizer.lr_scale.linear=0", "optimizer.base_lr=0.001", "optimizer.warmup_lr=0",
-          "optimizer.warmup_epochs=0", "optimizer.warmup_steps=5", "precision=fp32", "log.every=10",
-          "eval.every=0", timeout=600)
+          "objective.decoder_width=96", "objective.decoder_depth=1", "objective.decoder_heads=3", "batch_size=4",
+          "micro_batch_size=0", "optimizer.lr_scale.linear=0", "optimizer.base_lr=0.002", "optimizer.warmup_lr=0",
+          "optimizer.warmup_epochs=0", "optimizer.warmup_steps=10", "precision=fp32", "log.every=20",
+          "eval.every=0", "objective.norm_pix_loss=false", "objective.pixel_target=imagenet", timeout=600)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]
     assert train[-1]["loss"] < train[0]["loss"]
