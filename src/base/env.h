@@ -1,4 +1,5 @@
-// The file system as Keiko sees it: every write, fsync, rename and unlink goes through an Env.
+// The file system as Keiko sees it: every write, fsync, rename and unlink that a run depends on
+// goes through an Env (log.txt, which nothing depends on, does not).
 //
 // Product code takes an Env* and never calls the operating system itself, so that tests can count
 // operations, make one fail, or stop the process at one and lose what was not yet fsynced
@@ -58,7 +59,8 @@ class Env {
   virtual ~Env() = default;
   // Creates or truncates.
   virtual std::unique_ptr<WritableFile> create(const std::string& path) = 0;
-  // Opens for appending after cutting the file to `length` bytes; created if missing and length is 0.
+  // Opens for appending after cutting the file to `length` bytes; created if missing and length is
+  // 0.
   virtual std::unique_ptr<WritableFile> append_to(const std::string& path, int64_t length) = 0;
   virtual void rename(const std::string& from, const std::string& to) = 0;
   // Removes a file, or an empty folder. No error when it does not exist.

@@ -38,10 +38,14 @@ template <class... Args>
 // The process exit code that the design gives to an error of this kind.
 inline int exit_code(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::kUsage: return 2;
-    case ErrorKind::kTooMuchBad: return 3;
-    case ErrorKind::kPreempted: return 75;
-    default: return 1;
+    case ErrorKind::kUsage:
+      return 2;
+    case ErrorKind::kTooMuchBad:
+      return 3;
+    case ErrorKind::kPreempted:
+      return 75;
+    default:
+      return 1;
   }
 }
 

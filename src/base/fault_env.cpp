@@ -38,7 +38,8 @@ void FaultEnv::step(const char* what, const std::string& path, bool needs_space)
   ++count_;
   if (count_ == stop_at_) cut_power();
   if (needs_space && full_from_ > 0 && count_ >= full_from_)
-    fail(ErrorKind::kIo, "{}: cannot {}: No space left on device; free some space there", path, what);
+    fail(ErrorKind::kIo, "{}: cannot {}: No space left on device; free some space there", path,
+         what);
 }
 
 void FaultEnv::cut_power() {

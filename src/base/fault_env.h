@@ -22,7 +22,8 @@ class FaultEnv : public Env {
 
   // The operation with this number (from 1) never happens: the process loses power just before it.
   void stop_at(int64_t operation) { stop_at_ = operation; }
-  // From this operation on, every append, create and sync throws Error(kIo) "no space left".
+  // From this operation on, every operation that takes space (create, append, write, fsync,
+  // make_folder) throws Error(kIo) "no space left".
   void fill_disk_at(int64_t operation) { full_from_ = operation; }
   // Operations seen so far.
   int64_t operations() const { return count_; }

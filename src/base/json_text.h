@@ -7,8 +7,8 @@
 
 namespace keiko {
 
-// `indent` < 0: one line. Bytes that are not UTF-8 (file names may hold them) become U+FFFD instead of
-// an exception in the middle of a run.
+// `indent` < 0: one line. Bytes that are not UTF-8 (file names may hold them) become U+FFFD instead
+// of an exception in the middle of a run.
 template <class Json>
 std::string json_text(const Json& json, int indent = -1) {
   return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);

@@ -7,8 +7,8 @@
 
 namespace keiko {
 
-// Sends log lines to stderr, prefixed with nothing below warning level. `quiet` keeps warnings only.
-// Not thread-safe; call once from main. Logging itself may be called from any thread.
+// Sends log lines to stderr as they are. `quiet` keeps warnings
+// only. Not thread-safe; call once from main. Logging itself may be called from any thread.
 void start_log(bool quiet);
 
 // Writes a line to the log file only; without one, nowhere. For what a terminal shows otherwise.

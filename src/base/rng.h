@@ -1,7 +1,8 @@
 // Counter-based random numbers: every draw is a pure function of (seed, stream, position, draw).
 //
 // Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). There is
-// no generator to seed, share or save: two ranks that ask for the same position get the same number.
+// no generator to seed, share or save: two ranks that ask for the same position get the same
+// number.
 
 #pragma once
 #include <array>

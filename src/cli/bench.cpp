@@ -1,3 +1,5 @@
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <algorithm>
 #include <atomic>
 #include <fstream>
@@ -5,13 +7,11 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <sys/resource.h>
 #include <thread>
-#include <spdlog/spdlog.h>
 
-#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
@@ -71,8 +71,8 @@ std::vector<PlannedClip> read_plan(const DecodeBench& o, std::vector<data::Video
     clip.frames = entry.at("frames").get<std::vector<int64_t>>();
     clip.size = entry.at("size");
     if (clip.size < 1 || clip.size > 8192 || clip.frames.empty())
-      fail(ErrorKind::kUsage, "{}: a clip of {} has size {} and {} frames", o.plan, clip.file, clip.size,
-           clip.frames.size());
+      fail(ErrorKind::kUsage, "{}: a clip of {} has size {} and {} frames", o.plan, clip.file,
+           clip.size, clip.frames.size());
     const std::string path = o.media + "/" + clip.file;
     if (!known.contains(path)) {
       known[path] = videos.size();
@@ -195,20 +195,27 @@ int bench_decode(const DecodeBench& o) {
     joined += hex64(clip.checksum);
   }
   const double n = double(clips.size());
-  ordered_json j = {{"plan", o.plan}, {"clips", clips.size()}, {"videos", videos.size()},
-                    {"threads", o.threads}, {"repeat", o.repeat}, {"processor", processor_name()},
-                    {"clips_per_s", spread(pass_rates)}, {"clips_per_s_by_pass", pass_rates},
+  ordered_json j = {{"plan", o.plan},
+                    {"clips", clips.size()},
+                    {"videos", videos.size()},
+                    {"threads", o.threads},
+                    {"repeat", o.repeat},
+                    {"processor", processor_name()},
+                    {"clips_per_s", spread(pass_rates)},
+                    {"clips_per_s_by_pass", pass_rates},
                     {"rate_best_of_each_clip", n / best},
                     {"cpu_ms_per_clip", *std::min_element(pass_cpu_ms.begin(), pass_cpu_ms.end())},
                     {"bound_clips_per_s", spread(bound_rates)},
                     {"bound_rate_best_of_each_clip", n / best_bound},
                     {"packets_decoded_per_clip", double(total.packets_decoded) / n},
                     {"packets_dropped_per_clip", double(total.packets_dropped) / n},
-                    {"reads_per_clip", double(total.reads) / n}, {"opens_per_clip", double(total.opens) / n},
+                    {"reads_per_clip", double(total.reads) / n},
+                    {"opens_per_clip", double(total.opens) / n},
                     {"bytes_per_clip", double(total.bytes) / n},
                     {"decode_ms_per_clip", 1000 * total.decode_s / n},
                     {"convert_ms_per_clip", 1000 * total.convert_s / n},
-                    {"index_s", index_s}, {"checksum", hex64(xxh3(std::string_view(joined)))}};
+                    {"index_s", index_s},
+                    {"checksum", hex64(xxh3(std::string_view(joined)))}};
   emit(j, o.json);
   return 0;
 }
@@ -226,7 +233,8 @@ int bench_loader(const LoaderBench& o) {
   data::Loader loader(
       default_env(), dataset,
       [&](int64_t step) {
-        return step < o.steps ? data::Slice{step * r.batch_size, (step + 1) * r.batch_size} : data::Slice{};
+        return step < o.steps ? data::Slice{step * r.batch_size, (step + 1) * r.batch_size}
+                              : data::Slice{};
       },
       0, true, threads, int(r.loader.prefetch),
       [] { return std::make_unique<media::CpuClipDecoder>(default_env()); });
@@ -245,23 +253,28 @@ int bench_loader(const LoaderBench& o) {
     cost.convert_s += batch.cost.convert_s;
     bad += int64_t(batch.bad.size());
     if (step % std::max<int64_t>(1, o.steps / 20) == 0)
-      memory.push_back({{"clips", (step + 1) * r.batch_size}, {"resident_bytes", resident_bytes()}});
+      memory.push_back(
+          {{"clips", (step + 1) * r.batch_size}, {"resident_bytes", resident_bytes()}});
     progress.update(step + 1, o.steps);
   }
   progress.finish("");
   const double seconds = monotonic_s() - start, clips = double(o.steps * r.batch_size);
-  ordered_json j = {{"clips", o.steps * r.batch_size}, {"threads", threads}, {"processor", processor_name()},
-                    {"clips_per_s", clips / seconds},
-                    {"frames_per_s", clips * double(r.clip.num_frames) / seconds},
-                    {"cpu_ms_per_clip", 1000 * (cpu_s() - cpu) / clips},
-                    {"decode_ms_per_clip", 1000 * cost.decode_s / clips},
-                    {"convert_ms_per_clip", 1000 * cost.convert_s / clips},
-                    {"packets_decoded_per_clip", double(cost.packets_decoded) / clips},
-                    {"packets_dropped_per_clip", double(cost.packets_dropped) / clips},
-                    {"reads_per_clip", double(cost.reads) / clips},
-                    {"bytes_per_clip", double(cost.bytes) / clips}, {"bad_samples", bad},
-                    {"limited_by", cost.decode_s > cost.convert_s ? "decoding" : "pixel conversion"},
-                    {"memory", memory}};
+  ordered_json j = {
+      {"clips", o.steps * r.batch_size},
+      {"threads", threads},
+      {"processor", processor_name()},
+      {"clips_per_s", clips / seconds},
+      {"frames_per_s", clips * double(r.clip.num_frames) / seconds},
+      {"cpu_ms_per_clip", 1000 * (cpu_s() - cpu) / clips},
+      {"decode_ms_per_clip", 1000 * cost.decode_s / clips},
+      {"convert_ms_per_clip", 1000 * cost.convert_s / clips},
+      {"packets_decoded_per_clip", double(cost.packets_decoded) / clips},
+      {"packets_dropped_per_clip", double(cost.packets_dropped) / clips},
+      {"reads_per_clip", double(cost.reads) / clips},
+      {"bytes_per_clip", double(cost.bytes) / clips},
+      {"bad_samples", bad},
+      {"limited_by", cost.decode_s > cost.convert_s ? "decoding" : "pixel conversion"},
+      {"memory", memory}};
   emit(j, o.json);
   return 0;
 }
@@ -269,20 +282,33 @@ int bench_loader(const LoaderBench& o) {
 }  // namespace
 
 void add_bench(CLI::App& app, Action& action) {
-  auto* c = app.add_subcommand("bench", "Measure a part by itself; figures as JSON, with what limits them");
+  auto* c = app.add_subcommand("bench",
+                               "Measure a part by itself; figures as JSON, with what limits them");
   c->require_subcommand(1);
-  auto* d = c->add_subcommand("decode", "Clips a second from video files to pixels, beside the bound of decoding alone");
+  auto* d = c->add_subcommand(
+      "decode", "Clips a second from video files to pixels, beside the bound of decoding alone");
   auto decode = std::make_shared<DecodeBench>();
-  d->add_option("--plan", decode->plan, "JSON with a list `media` of {file, frames, size}")->required()->check(CLI::ExistingFile);
-  d->add_option("--media", decode->media, "Folder of the files")->required()->check(CLI::ExistingDirectory);
-  d->add_option("--threads", decode->threads, "Clips decoded side by side")->check(CLI::Range(1, 1024))->capture_default_str();
-  d->add_option("--repeat", decode->repeat, "Passes over the plan")->check(CLI::Range(1, 1000))->capture_default_str();
+  d->add_option("--plan", decode->plan, "JSON with a list `media` of {file, frames, size}")
+      ->required()
+      ->check(CLI::ExistingFile);
+  d->add_option("--media", decode->media, "Folder of the files")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  d->add_option("--threads", decode->threads, "Clips decoded side by side")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  d->add_option("--repeat", decode->repeat, "Passes over the plan")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   d->add_option("--json", decode->json, "Write the figures to this file instead of stdout");
   d->callback([decode, &action] { action = [decode] { return bench_decode(*decode); }; });
-  auto* l = c->add_subcommand("loader", "Clips a second and memory of a recipe's loader, without training");
+  auto* l = c->add_subcommand("loader",
+                              "Clips a second and memory of a recipe's loader, without training");
   auto loader = std::make_shared<LoaderBench>();
   loader->add_to(*l, true);
-  l->add_option("--steps", loader->steps, "Batches to load")->check(CLI::Range(1, 1 << 30))->capture_default_str();
+  l->add_option("--steps", loader->steps, "Batches to load")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
   l->add_option("--json", loader->json, "Write the figures to this file instead of stdout");
   l->callback([loader, &action] { action = [loader] { return bench_loader(*loader); }; });
 }

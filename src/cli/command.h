@@ -1,4 +1,5 @@
-// One function for each command of the program: it adds a subcommand and says what it does when run.
+// One function for each command of the program: it adds a subcommand and says what it does when
+// run.
 
 #pragma once
 #include <CLI/CLI.hpp>

@@ -1,12 +1,12 @@
 #include <cmath>
 #include <map>
 
+#include <spdlog/spdlog.h>
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/frames_option.h"
 #include "media/clip_decoder.h"
 #include "report/picture.h"
-#include <spdlog/spdlog.h>
 
 namespace keiko::cli {
 namespace {
@@ -21,8 +21,9 @@ void print_md5s(const media::PacketTable& table, const DecodeOptions& o,
                 const std::vector<int64_t>& frames) {
   std::map<int64_t, std::string> md5s;
   media::CpuClipDecoder(default_env())
-      .decode_frames(table, o.video, frames,
-                     [&](int64_t index, const AVFrame& frame) { md5s[index] = media::raw_md5(frame); });
+      .decode_frames(table, o.video, frames, [&](int64_t index, const AVFrame& frame) {
+        md5s[index] = media::raw_md5(frame);
+      });
   for (int64_t frame : frames) {
     const int64_t pts = table.frame_pts[size_t(frame)];
     std::printf("%lld %s %s\n", static_cast<long long>(frame),
@@ -32,9 +33,9 @@ void print_md5s(const media::PacketTable& table, const DecodeOptions& o,
 
 // NumPy's format version 1.0: an array of bytes [T, H, W, 3].
 void write_npy(const std::string& path, const std::vector<report::Picture>& pictures) {
-  std::string header = fmt::format(
-      "{{'descr': '|u1', 'fortran_order': False, 'shape': ({}, {}, {}, 3), }}", pictures.size(),
-      pictures[0].height, pictures[0].width);
+  std::string header =
+      fmt::format("{{'descr': '|u1', 'fortran_order': False, 'shape': ({}, {}, {}, 3), }}",
+                  pictures.size(), pictures[0].height, pictures[0].width);
   header.resize((header.size() + 11 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
   const uint16_t length = uint16_t(header.size());
@@ -47,14 +48,19 @@ void write_npy(const std::string& path, const std::vector<report::Picture>& pict
 }  // namespace
 
 void add_decode(CLI::App& app, Action& action) {
-  auto* c = app.add_subcommand("decode", "Decode frames of a video to PNG files, one .npy, or checksums");
+  auto* c =
+      app.add_subcommand("decode", "Decode frames of a video to PNG files, one .npy, or checksums");
   auto o = std::make_shared<DecodeOptions>();
   c->add_option("video", o->video, "The video file")->required();
-  c->add_option("--frames", o->frames, "all, 0,4,8 or 10-19; presentation order, from 0")->capture_default_str();
-  c->add_option("--size", o->size, "Cut the centre square and resize it to this many pixels; 0: the whole frame")
+  c->add_option("--frames", o->frames, "all, 0,4,8 or 10-19; presentation order, from 0")
+      ->capture_default_str();
+  c->add_option("--size", o->size,
+                "Cut the centre square and resize it to this many pixels; 0: the whole frame")
       ->check(CLI::Range(0, 8192));
-  c->add_flag("--md5", o->md5, "Print `index pts md5` of the raw planes, as ffmpeg -f framemd5 has them");
-  c->add_option("--out", o->out, "Folder for PNG files, or NAME.npy for one array [frames, height, width, 3]");
+  c->add_flag("--md5", o->md5,
+              "Print `index pts md5` of the raw planes, as ffmpeg -f framemd5 has them");
+  c->add_option("--out", o->out,
+                "Folder for PNG files, or NAME.npy for one array [frames, height, width, 3]");
   c->callback([o, &action] {
     action = [o] {
       if (!o->md5 && o->out.empty())
@@ -84,13 +90,15 @@ void add_decode(CLI::App& app, Action& action) {
       media::PixelConverter<float> converter;
       media::CpuClipDecoder(default_env())
           .decode_frames(table, o->video, frames, [&](int64_t index, const AVFrame& frame) {
-            converter.convert(frame, g, planes.data(), planes.data() + plane, planes.data() + 2 * plane,
-                              g.out_width);
-            auto picture = report::from_planes(planes.data(), int64_t(plane), g.out_width, g.out_height);
+            converter.convert(frame, g, planes.data(), planes.data() + plane,
+                              planes.data() + 2 * plane, g.out_width);
+            auto picture =
+                report::from_planes(planes.data(), int64_t(plane), g.out_width, g.out_height);
             if (npy)
               pictures[index] = std::move(picture);
             else
-              report::write_png(default_env(), fmt::format("{}/frame-{:06}.png", o->out, index), picture);
+              report::write_png(default_env(), fmt::format("{}/frame-{:06}.png", o->out, index),
+                                picture);
           });
       if (npy) {
         std::vector<report::Picture> ordered;

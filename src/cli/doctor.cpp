@@ -1,6 +1,6 @@
-#include <ATen/Version.h>
 #include <fmt/format.h>
 #include <sys/statvfs.h>
+#include <torch/headeronly/version.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -29,18 +29,21 @@ nlohmann::ordered_json examine() {
   j["precision_auto"] = processor_has_fast_bf16() ? "bf16 (AVX512_BF16 or AMX found)"
                                                   : "fp32 (no AVX512_BF16 or AMX)";
   struct statvfs disk;
-  if (::statvfs(".", &disk) == 0) j["disk_free_bytes"] = int64_t(disk.f_bavail) * int64_t(disk.f_frsize);
+  if (::statvfs(".", &disk) == 0)
+    j["disk_free_bytes"] = int64_t(disk.f_bavail) * int64_t(disk.f_frsize);
   j["libavformat"] = version_text(avformat_version());
   j["libavcodec"] = version_text(avcodec_version());
   j["ffmpeg_license"] = avcodec_license();
   for (const char* name : {"h264", "hevc", "vp8", "vp9", "av1", "mpeg2video", "mpeg4"}) {
     const AVCodecDescriptor* d = avcodec_descriptor_get_by_name(name);
     const AVCodec* codec = d == nullptr ? nullptr : avcodec_find_decoder(d->id);
-    j["decoders"][name] = codec == nullptr ? "MISSING: such videos are skipped by index" : codec->name;
+    j["decoders"][name] =
+        codec == nullptr ? "MISSING: such videos are skipped by index" : codec->name;
   }
   j["encoder_libx264"] = avcodec_find_encoder_by_name("libx264") != nullptr
-                             ? "there" : "MISSING: keiko synth needs it";
-  j["torch"] = at::show_config().substr(0, at::show_config().find('\n'));
+                             ? "there"
+                             : "MISSING: keiko synth needs it";
+  j["torch"] = TORCH_VERSION;
   j["cuda"] = "not in this build: training runs on the CPU";
   j["ranks"] = "Gloo over TCP";
   return j;
@@ -62,12 +65,14 @@ void add_doctor(CLI::App& app, Action& action) {
       for (const auto& [key, value] : j.items()) {
         if (value.is_object()) {
           for (const auto& [name, text] : value.items())
-            std::printf("%-18s %s: %s\n", key.c_str(), name.c_str(), text.get<std::string>().c_str());
+            std::printf("%-18s %s: %s\n", key.c_str(), name.c_str(),
+                        text.get<std::string>().c_str());
           continue;
         }
         std::string text = value.is_string() ? value.get<std::string>() : value.dump();
         if (key.find("bytes") != std::string::npos) text = report::bytes_text(value.get<double>());
-        std::printf("%-18s %s\n", key.c_str(), text.c_str());
+        const std::string name = key.substr(0, key.find("_bytes"));
+        std::printf("%-18s %s\n", name.c_str(), text.c_str());
       }
       return 0;
     };

@@ -17,9 +17,11 @@ std::vector<int64_t> parse_frames(const std::string& text, int64_t count) {
     int64_t value = 0;
     const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), value);
     if (part.empty() || code != std::errc() || end != part.data() + part.size())
-      fail(ErrorKind::kUsage, "--frames {}: `{}` is not a frame number; write all, 0,4,8 or 10-19", text, part);
+      fail(ErrorKind::kUsage, "--frames {}: `{}` is not a frame number; write all, 0,4,8 or 10-19",
+           text, part);
     if (value < 0 || value >= count)
-      fail(ErrorKind::kUsage, "--frames {}: frame {} is outside the video's {} frames", text, value, count);
+      fail(ErrorKind::kUsage, "--frames {}: frame {} is outside the video's {} frames", text, value,
+           count);
     return value;
   };
   std::istringstream parts(text);
@@ -32,7 +34,8 @@ std::vector<int64_t> parse_frames(const std::string& text, int64_t count) {
     const int64_t last = number(part.substr(dash + 1));
     for (int64_t i = number(part.substr(0, dash)); i <= last; ++i) frames.push_back(i);
   }
-  if (frames.empty()) fail(ErrorKind::kUsage, "--frames {}: no frame; write all, 0,4,8 or 10-19", text);
+  if (frames.empty())
+    fail(ErrorKind::kUsage, "--frames {}: no frame; write all, 0,4,8 or 10-19", text);
   return frames;
 }
 

@@ -1,11 +1,11 @@
+#include <spdlog/spdlog.h>
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <spdlog/spdlog.h>
 
-#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "cli/command.h"
 #include "cli/frames_option.h"
 #include "data/catalogue.h"
@@ -25,16 +25,25 @@ ordered_json describe_video(const std::string& path, const std::string& plan_fra
   const auto with = [&](media::PacketFlag flag) {
     return std::count_if(t.flags.begin(), t.flags.end(), [&](uint8_t f) { return f & flag; });
   };
-  ordered_json j = {{"video", path}, {"container", s.format_name}, {"stream", s.stream_index},
-                    {"codec", s.codec}, {"pixel_format", s.pixel_format}, {"width", s.width},
-                    {"height", s.height}, {"rotation", s.rotation},
-                    {"display_width", s.display_width()}, {"display_height", s.display_height()},
-                    {"frames_per_second", s.frames_per_second()}, {"frames", t.frame_count()},
-                    {"packets", t.packet_count()}, {"key_packets", with(media::kKeyPacket)},
+  ordered_json j = {{"video", path},
+                    {"container", s.format_name},
+                    {"stream", s.stream_index},
+                    {"codec", s.codec},
+                    {"pixel_format", s.pixel_format},
+                    {"width", s.width},
+                    {"height", s.height},
+                    {"rotation", s.rotation},
+                    {"display_width", s.display_width()},
+                    {"display_height", s.display_height()},
+                    {"frames_per_second", s.frames_per_second()},
+                    {"frames", t.frame_count()},
+                    {"packets", t.packet_count()},
+                    {"key_packets", with(media::kKeyPacket)},
                     {"random_access_points", with(media::kRandomAccess)},
                     {"droppable_packets", with(media::kDroppable)},
                     {"discarded_packets", with(media::kDiscard)},
-                    {"corrupt_packets", t.corrupt_packets}, {"reorder_depth", s.reorder_depth}};
+                    {"corrupt_packets", t.corrupt_packets},
+                    {"reorder_depth", s.reorder_depth}};
   j["direct_read"] = t.direct_read ? ordered_json(true) : ordered_json("off: " + t.direct_read_off);
   j["skipping"] = t.skipping ? ordered_json(true) : ordered_json("off: " + t.skipping_off);
   j["mapped_by_decoding"] = t.mapped_by_decoding;
@@ -46,17 +55,22 @@ ordered_json describe_video(const std::string& path, const std::string& plan_fra
       reads.push_back({r.offset, r.size});
       bytes += r.size;
     }
-    j["plan"] = {{"frames", plan.frames}, {"packets", plan.packets}, {"restarts", plan.restarts},
-                 {"reads", reads}, {"packets_decoded", plan.packets.size()},
-                 {"packets_dropped", plan.dropped}, {"bytes", bytes}};
+    j["plan"] = {{"frames", plan.frames},
+                 {"packets", plan.packets},
+                 {"restarts", plan.restarts},
+                 {"reads", reads},
+                 {"packets_decoded", plan.packets.size()},
+                 {"packets_dropped", plan.dropped},
+                 {"bytes", bytes}};
   }
   return j;
 }
 
 ordered_json describe_catalogue(const std::string& path) {
   const auto c = data::Catalogue::open(default_env(), path);
-  ordered_json j = {{"catalogue", path}, {"generation", c->generation()}, {"created", c->created()},
-                    {"hash", hex64(c->hash())}, {"items", c->item_count()}, {"videos", c->video_count()}};
+  ordered_json j = {{"catalogue", path},        {"generation", c->generation()},
+                    {"created", c->created()},  {"hash", hex64(c->hash())},
+                    {"items", c->item_count()}, {"videos", c->video_count()}};
   std::map<std::string, int64_t> codecs, classes;
   int64_t frames = 0, bytes = 0, direct = 0, skipping = 0;
   for (int64_t i = 0; i < c->video_count(); ++i) {
@@ -107,18 +121,20 @@ ordered_json describe_run(const std::string& path) {
   return j;
 }
 
-void print_words(const ordered_json& j, int indent) {
+void print_words(const ordered_json& j, int indent, bool are_user_names = false) {
   for (const auto& [key, value] : j.items()) {
     std::string name = key;
-    std::replace(name.begin(), name.end(), '_', ' ');
+    // Field names read better with spaces; names that the user gave stay as they are.
+    if (!are_user_names) std::replace(name.begin(), name.end(), '_', ' ');
     const std::string start = std::string(size_t(indent), ' ') + name;
     if (value.is_object()) {
       std::printf("%s\n", start.c_str());
-      print_words(value, indent + 2);
+      print_words(value, indent + 2, key.find("by_class") != std::string::npos);
       continue;
     }
     std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    if (value.is_number_integer() && name != "stream") text = report::count_text(value.get<int64_t>());
+    if (value.is_number_integer() && name != "stream")
+      text = report::count_text(value.get<int64_t>());
     if (text.size() > 160) text = text.substr(0, 157) + "...";
     std::printf("%-*s %s\n", 26, start.c_str(), text.c_str());
   }
@@ -127,14 +143,17 @@ void print_words(const ordered_json& j, int indent) {
 }  // namespace
 
 void add_inspect(CLI::App& app, Action& action) {
-  auto* c = app.add_subcommand("inspect", "Say what a video, catalogue, checkpoint or run folder holds");
+  auto* c =
+      app.add_subcommand("inspect", "Say what a video, catalogue, checkpoint or run folder holds");
   struct Options {
     std::string what, plan;
     bool json = false;
   };
   auto o = std::make_shared<Options>();
-  c->add_option("what", o->what, "A video file, NAME.kix, a checkpoint folder or a run folder")->required();
-  c->add_option("--plan", o->plan, "Of a video: the decode plan of these frames (all, 0,4,8 or 10-19)");
+  c->add_option("what", o->what, "A video file, NAME.kix, a checkpoint folder or a run folder")
+      ->required();
+  c->add_option("--plan", o->plan,
+                "Of a video: the decode plan of these frames (all, 0,4,8 or 10-19)");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &action] {
     action = [o] {
@@ -147,7 +166,8 @@ void add_inspect(CLI::App& app, Action& action) {
       else if (status.is_folder && env->status(o->what + "/metrics.jsonl").exists)
         j = describe_run(o->what);
       else if (status.is_folder)
-        fail(ErrorKind::kUsage, "{}: neither a run folder nor a checkpoint (no metrics.jsonl, no state.json)",
+        fail(ErrorKind::kUsage,
+             "{}: neither a run folder nor a checkpoint (no metrics.jsonl, no state.json)",
              o->what);
       else if (o->what.size() > 4 && o->what.substr(o->what.size() - 4) == ".kix")
         j = describe_catalogue(o->what);

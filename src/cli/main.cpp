@@ -1,4 +1,5 @@
-// keiko: trains video neural networks straight from compressed video. This file only lists commands.
+// keiko: trains video neural networks straight from compressed video. This file only lists
+// commands.
 
 #include <cstdio>
 #include <cstdlib>
@@ -9,8 +10,9 @@
 
 int main(int argc, char** argv) {
   using namespace keiko;
-  CLI::App app("Keiko trains video neural networks straight from compressed video.\n"
-               "Start with `keiko synth`, `keiko index` and `keiko train`; each has --help.");
+  CLI::App app(
+      "Keiko trains video neural networks straight from compressed video.\n"
+      "Start with `keiko synth`, `keiko index` and `keiko train`; each has --help.");
   app.name("keiko");
   app.set_version_flag("--version", std::string("keiko ") + KEIKO_VERSION);
   app.require_subcommand(1);
@@ -26,8 +28,9 @@ int main(int argc, char** argv) {
   cli::add_eval(app, action);
   cli::add_bench(app, action);
   cli::add_doctor(app, action);
-  app.footer("Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 too much bad data, 75 preempted "
-             "and saved.");
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 too much bad data, 75 preempted "
+      "and saved.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -21,8 +21,8 @@ struct PreviewOptions : RecipeArguments {
 
 // Batches of the whole world, as the model gets them at steps [first, first + count).
 template <class Visit>
-void for_each_batch(const train::Recipe& r, const data::Dataset& dataset, int64_t first, int64_t count,
-                    int64_t clips, Visit visit) {
+void for_each_batch(const train::Recipe& r, const data::Dataset& dataset, int64_t first,
+                    int64_t count, int64_t clips, Visit visit) {
   data::Loader loader(
       default_env(), dataset,
       [&](int64_t step) {
@@ -70,15 +70,23 @@ void write_sheet(const std::string& path, const at::Tensor& clips, int64_t frame
 }  // namespace
 
 void add_preview(CLI::App& app, Action& action) {
-  auto* c = app.add_subcommand("preview", "Rebuild the samples of any training step, as pictures or tensors\n"
-                                          "With a trained run, masked input and reconstruction are shown too");
+  auto* c = app.add_subcommand("preview",
+                               "Rebuild the samples of any training step, as pictures or tensors\n"
+                               "With a trained run, masked input and reconstruction are shown too");
   auto o = std::make_shared<PreviewOptions>();
   o->add_to(*c, true);
-  c->add_option("--step", o->step, "The step, from 0")->check(CLI::NonNegativeNumber)->capture_default_str();
-  c->add_option("--steps", o->steps, "With --tensors: how many steps from there")->check(CLI::PositiveNumber)->capture_default_str();
-  c->add_option("--clips", o->clips, "Clips on a sheet")->check(CLI::Range(1, 1024))->capture_default_str();
+  c->add_option("--step", o->step, "The step, from 0")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--steps", o->steps, "With --tensors: how many steps from there")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--clips", o->clips, "Clips on a sheet")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   c->add_option("--out", o->out, "Folder for the sheets; default: RUN/previews");
-  c->add_option("--tensors", o->tensors, "Write NAME.safetensors with the whole batches instead of pictures");
+  c->add_option("--tensors", o->tensors,
+                "Write NAME.safetensors with the whole batches instead of pictures");
   c->callback([o, &action] {
     action = [o] {
       const LoadedRecipe loaded = load(*o);
@@ -92,23 +100,27 @@ void add_preview(CLI::App& app, Action& action) {
       const bool trained = load_weights_of_run(*objective, loaded.run_folder);
       const std::string folder = o->out.empty() ? loaded.run_folder + "/previews" : o->out;
       default_env()->make_folder(folder);
-      for_each_batch(r, dataset, o->step, 1, std::min(o->clips, r.batch_size), [&](data::Batch& batch) {
-        const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
-        const std::string clips = fmt::format("{}/step-{:08}-clips.png", folder, o->step);
-        write_sheet(clips, micro.video, 16);
-        std::printf("%s: one clip a row\n", clips.c_str());
-        const at::Tensor picture = objective->picture(micro);
-        if (picture.size(1) < 2) return;
-        const std::string masked = fmt::format("{}/step-{:08}-{}.png", folder, o->step,
-                                               trained ? "reconstruction" : "untrained-reconstruction");
-        write_sheet(masked, picture.flatten(0, 1), 16);
-        std::printf("%s: three rows a clip: input, what the model sees, what it fills in%s\n", masked.c_str(),
-                    trained ? "" : " (untrained: no checkpoint yet)");
-        for (const data::ClipPlan& plan : batch.clips)
-          std::printf("  position %lld  %s  frames %lld..%lld%s\n", static_cast<long long>(plan.position),
-                      dataset.video_of(plan)->file.path.c_str(), static_cast<long long>(plan.frames.front()),
-                      static_cast<long long>(plan.frames.back()), plan.flip ? "  mirrored" : "");
-      });
+      for_each_batch(
+          r, dataset, o->step, 1, std::min(o->clips, r.batch_size), [&](data::Batch& batch) {
+            const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
+            const std::string clips = fmt::format("{}/step-{:08}-clips.png", folder, o->step);
+            write_sheet(clips, micro.video, 16);
+            std::printf("%s: one clip a row\n", clips.c_str());
+            const at::Tensor picture = objective->picture(micro);
+            if (picture.size(1) < 2) return;
+            const std::string masked =
+                fmt::format("{}/step-{:08}-{}.png", folder, o->step,
+                            trained ? "reconstruction" : "untrained-reconstruction");
+            write_sheet(masked, picture.flatten(0, 1), 16);
+            std::printf("%s: three rows a clip: input, what the model sees, what it fills in%s\n",
+                        masked.c_str(), trained ? "" : " (untrained: no checkpoint yet)");
+            for (const data::ClipPlan& plan : batch.clips)
+              std::printf(
+                  "  position %lld  %s  frames %lld..%lld%s\n",
+                  static_cast<long long>(plan.position), dataset.video_of(plan)->file.path.c_str(),
+                  static_cast<long long>(plan.frames.front()),
+                  static_cast<long long>(plan.frames.back()), plan.flip ? "  mirrored" : "");
+          });
       if (o->out.empty() && default_env()->status(loaded.run_folder + "/metrics.jsonl").exists)
         report::write_run_page(default_env(), loaded.run_folder);
       return 0;

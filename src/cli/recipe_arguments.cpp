@@ -8,7 +8,8 @@
 namespace keiko::cli {
 
 void RecipeArguments::add_to(CLI::App& command, bool may_be_run) {
-  command.add_option("recipe", recipe, may_be_run ? "A recipe file, or a run folder" : "A recipe file")
+  command
+      .add_option("recipe", recipe, may_be_run ? "A recipe file, or a run folder" : "A recipe file")
       ->required();
   command.add_option("overrides", overrides,
                      "key=value pairs laid over the recipe, such as batch_size=64 data=train.kix");

@@ -25,17 +25,20 @@ int show_plan(const LoadedRecipe& loaded) {
   const double epoch_steps = double(dataset.epoch_size()) / double(r.batch_size);
   const int64_t steps = r.steps >= 0 ? r.steps : int64_t(std::ceil(r.epochs * epoch_steps));
   const int64_t parameters = objective->parameters().count();
-  std::printf("run folder      %s\ndata            %s\nobjective       %s, %s parameters trained\n"
-              "steps           %s of %lld clips, %.2f epochs\nclip            %lld frames, every %lld, %lld pixels\n"
-              "FLOPs a clip    %.3g (forward and backward)\nprecision       %s\n"
-              "threads         %d compute, %d decode\nmemory          %s for weights, gradients and AdamW's moments\n",
-              loaded.run_folder.c_str(), dataset.describe().c_str(), r.objective.name.c_str(),
-              report::count_text(parameters).c_str(), report::count_text(steps).c_str(),
-              static_cast<long long>(r.batch_size), double(steps) / epoch_steps,
-              static_cast<long long>(r.clip.num_frames), static_cast<long long>(r.clip.sampling_rate),
-              static_cast<long long>(r.clip.size), objective->flops_per_clip(),
-              train::resolve_precision(r).c_str(), threads.compute, threads.decode,
-              report::bytes_text(16.0 * double(parameters)).c_str());
+  std::printf(
+      "run folder      %s\ndata            %s\nobjective       %s, %s parameters trained\n"
+      "steps           %s of %lld clips, %.2f epochs\nclip            %lld frames, every %lld, "
+      "%lld pixels\n"
+      "FLOPs a clip    %.3g (forward and backward)\nprecision       %s\n"
+      "threads         %d compute, %d decode\nmemory          %s for weights, gradients and "
+      "AdamW's moments\n",
+      loaded.run_folder.c_str(), dataset.describe().c_str(), r.objective.name.c_str(),
+      report::count_text(parameters).c_str(), report::count_text(steps).c_str(),
+      static_cast<long long>(r.batch_size), double(steps) / epoch_steps,
+      static_cast<long long>(r.clip.num_frames), static_cast<long long>(r.clip.sampling_rate),
+      static_cast<long long>(r.clip.size), objective->flops_per_clip(),
+      train::resolve_precision(r).c_str(), threads.compute, threads.decode,
+      report::bytes_text(16.0 * double(parameters)).c_str());
   return 0;
 }
 
@@ -43,11 +46,13 @@ int show_plan(const LoadedRecipe& loaded) {
 
 void add_train(CLI::App& app, Action& action) {
   auto* c = app.add_subcommand(
-      "train", "Train a recipe; on an existing run folder, go on where it stopped\n"
-               "Several ranks: torchrun --no-python --nproc-per-node 2 keiko train RECIPE ...");
+      "train",
+      "Train a recipe; on an existing run folder, go on where it stopped\n"
+      "Several ranks: torchrun --no-python --nproc-per-node 2 keiko train RECIPE ...");
   auto o = std::make_shared<TrainArguments>();
   o->add_to(*c, true);
-  c->add_option("--allow-change", o->allowed, "Go on although this recipe key (or `data`) differs from the run's")
+  c->add_option("--allow-change", o->allowed,
+                "Go on although this recipe key (or `data`) differs from the run's")
       ->type_name("KEY");
   c->add_flag("--dry-run", o->dry_run, "Print what would be trained, and stop");
   c->callback([o, &action] {

@@ -31,10 +31,10 @@ const char* type_name(double) { return "a number"; }
 
 // A string as YAML: quoted when a plain one would read back as something else.
 std::string string_text(const std::string& value) {
-  const bool plain =
-      !value.empty() && value.find_first_of(":#{}[],&*!|>'\"%@`\n\t\\") == std::string::npos &&
-      value.front() != ' ' && value.back() != ' ' && value.front() != '-' && value.front() != '?' &&
-      value != "null" && value != "~";
+  const bool plain = !value.empty() &&
+                     value.find_first_of(":#{}[],&*!|>'\"%@`\n\t\\") == std::string::npos &&
+                     value.front() != ' ' && value.back() != ' ' && value.front() != '-' &&
+                     value.front() != '?' && value != "null" && value != "~";
   if (plain) return value;
   std::string quoted = "\"";
   for (char c : value) {
@@ -51,9 +51,12 @@ std::string string_text(const std::string& value) {
 
 std::string describe(const Node& node) {
   switch (node.kind) {
-    case Node::Kind::kScalar: return node.scalar.empty() ? "\"\"" : node.scalar;
-    case Node::Kind::kList: return "a list";
-    default: return "a map";
+    case Node::Kind::kScalar:
+      return node.scalar.empty() ? "\"\"" : node.scalar;
+    case Node::Kind::kList:
+      return "a list";
+    default:
+      return "a map";
   }
 }
 
@@ -190,6 +193,11 @@ Binder::Key& Binder::Key::required() {
 Binder::Key& Binder::Key::free() {
   binder_->entries_.back().is_free = true;
   return *this;
+}
+
+void Binder::free_all(const std::string& prefix) {
+  for (Entry& entry : entries_)
+    if (entry.path.rfind(scope_.prefix + prefix, 0) == 0) entry.is_free = true;
 }
 
 Binder::Scope Binder::enter(const std::string& name, const std::string& owner) {

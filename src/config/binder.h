@@ -18,10 +18,10 @@ namespace keiko::config {
 
 // One key after binding, as it is written to recipe.yaml and compared on resume.
 struct Entry {
-  std::string path;     // "objective.mask_ratio"
-  std::string value;    // YAML flow text: "0.9", "[1, 0.5]", "k400.kix"
-  std::string comment;  // what the key means, one line
-  bool is_free = false; // true: may change on resume without changing the computation
+  std::string path;      // "objective.mask_ratio"
+  std::string value;     // YAML flow text: "0.9", "[1, 0.5]", "k400.kix"
+  std::string comment;   // what the key means, one line
+  bool is_free = false;  // true: may change on resume without changing the computation
 };
 
 class Binder {
@@ -85,6 +85,9 @@ class Binder {
       leave(*outer);
     }
   }
+
+  // Marks all keys bound so far whose path starts with `prefix` ("eval.") as free.
+  void free_all(const std::string& prefix);
 
   // Names what the keys of the current map belong to in error messages ("`videomae`").
   void call_it(const std::string& owner) { scope_.owner = owner; }

@@ -61,8 +61,7 @@ Node read_chain(const std::string& path, std::vector<std::string>& chain) {
   if (base == nullptr) return node;
   if (base->kind != Node::Kind::kScalar)
     fail(ErrorKind::kUsage, "{}: extends must be one path", base->place());
-  const std::string base_path =
-      (std::filesystem::path(path).parent_path() / base->scalar).string();
+  const std::string base_path = (std::filesystem::path(path).parent_path() / base->scalar).string();
   if (!default_env()->status(base_path).exists)
     fail(ErrorKind::kUsage, "{}: extends {}, which does not exist (looked at {})", base->place(),
          base->scalar, base_path);

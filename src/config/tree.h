@@ -15,11 +15,11 @@ struct Node {
   enum class Kind { kScalar, kList, kMap };
 
   Kind kind = Kind::kMap;
-  std::string scalar;                                // kScalar: the text, quotes removed
-  std::vector<Node> list;                            // kList
-  std::vector<std::pair<std::string, Node>> map;     // kMap, in the order written, keys unique
-  std::string file;                                  // where it was written; "command line"
-  int line = 0;                                      // from 1; 0 for the command line
+  std::string scalar;                             // kScalar: the text, quotes removed
+  std::vector<Node> list;                         // kList
+  std::vector<std::pair<std::string, Node>> map;  // kMap, in the order written, keys unique
+  std::string file;                               // where it was written; "command line"
+  int line = 0;                                   // from 1; 0 for the command line
 
   // The value under `key`, or null. Only for maps.
   const Node* find(const std::string& key) const;
@@ -36,7 +36,8 @@ Node parse_yaml(const std::string& text, const std::string& file);
 // merge key by key, anything else replaces. Throws Error(kUsage) on a cycle, Error(kIo) on reading.
 Node read_recipe(const std::string& path);
 
-// Overlays "a.b.c=value" (value is YAML, so lists and maps in flow style work). Throws Error(kUsage).
+// Overlays "a.b.c=value" (value is YAML, so lists and maps in flow style work). Throws
+// Error(kUsage).
 void apply_override(Node& root, const std::string& assignment);
 
 // `over` wins; maps merge.

@@ -3,7 +3,8 @@
 //
 // Read with pread, not mmap: a file that another machine truncates is then an error, not a SIGBUS.
 // Opening costs a few reads whatever the number of items; a video's table is read when first asked
-// for, checked against its own hash and verified by FlatBuffers before use. Layout: docs/formats.md.
+// for, checked against its own hash and verified by FlatBuffers before use. Layout:
+// docs/formats.md.
 
 #pragma once
 #include <cstdint>
@@ -20,8 +21,8 @@ namespace keiko::data {
 
 // One video's file as it was when indexed.
 struct VideoFile {
-  std::string path;           // absolute, or relative to the working folder of the process
-  int64_t size = 0;           // bytes
+  std::string path;  // absolute, or relative to the working folder of the process
+  int64_t size = 0;  // bytes
   int64_t mtime_ns = 0;
   uint64_t content_hash = 0;  // sampled_xxh3_of_file
   bool is_verified = false;   // every frame was decoded while indexing
@@ -60,7 +61,7 @@ class Catalogue {
 
   // Throws Error(kData) when the index is outside the catalogue or the record points outside it.
   Item item(int64_t index) const;
-  // The table is kept for the next call while memory allows (a few hundred videos).
+  // The table is kept for the next call while memory allows (4 million packets).
   std::shared_ptr<const Video> video(uint32_t index) const;
 
  private:
@@ -102,8 +103,8 @@ class CatalogueWriter {
 
  private:
   std::string path_;
-  std::string videos_;             // serialised, one after another
-  std::vector<uint64_t> places_;   // offset, size and hash of each
+  std::string videos_;            // serialised, one after another
+  std::vector<uint64_t> places_;  // offset, size and hash of each
   std::vector<Item> items_;
   std::vector<std::string> class_names_;
   uint64_t generation_ = 1;

@@ -27,8 +27,7 @@ void choose_frames(const ClipOptions& clip, const ItemShape& item, double place,
   const int64_t start = std::min<int64_t>(int64_t(place * double(starts)), starts - 1);
   plan.frames.clear();
   for (int64_t t = 0; t < n; ++t)
-    plan.frames.push_back(item.first_frame +
-                          std::min(start + t * stride, item.frame_count - 1));
+    plan.frames.push_back(item.first_frame + std::min(start + t * stride, item.frame_count - 1));
 }
 
 void apply_control(const ClipOptions& clip, uint64_t seed, ClipPlan& plan) {
@@ -79,8 +78,8 @@ media::CropRect multi_scale(const std::vector<double>& scales, const ItemShape& 
   static constexpr int kOffsets[13][2] = {{0, 0}, {4, 0}, {0, 4}, {4, 4}, {2, 2}, {0, 2}, {4, 2},
                                           {2, 4}, {2, 0}, {1, 1}, {3, 1}, {1, 3}, {3, 3}};
   const auto& offset = kOffsets[rng.below(13)];
-  return {offset[0] * std::floor((item.width - w) / 4), offset[1] * std::floor((item.height - h) / 4),
-          std::max(1.0, w), std::max(1.0, h)};
+  return {offset[0] * std::floor((item.width - w) / 4),
+          offset[1] * std::floor((item.height - h) / 4), std::max(1.0, w), std::max(1.0, h)};
 }
 
 }  // namespace

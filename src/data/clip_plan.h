@@ -1,7 +1,7 @@
 // Which frames, which crop, mirrored or not: the identity of one sample, before anything is read.
 //
-// A plan is a pure function of (seed, position) and of what the catalogue says of the item. It holds
-// all randomness of the data side, so that any sample of any past step can be rebuilt.
+// A plan is a pure function of (seed, position) and of what the catalogue says of the item. It
+// holds all randomness of the data side, so that any sample of any past step can be rebuilt.
 
 #pragma once
 #include <cstdint>
@@ -15,9 +15,9 @@ namespace keiko::data {
 
 struct ClipOptions {
   int64_t num_frames = 16;
-  int64_t sampling_rate = 4;      // every n-th frame
-  int64_t size = 224;             // pixels, square
-  std::string frames = "clip";    // "clip", or a control: "single" (one frame repeated), "shuffled"
+  int64_t sampling_rate = 4;    // every n-th frame
+  int64_t size = 224;           // pixels, square
+  std::string frames = "clip";  // "clip", or a control: "single" (one frame repeated), "shuffled"
   std::string filter = "bilinear";
   std::string sample_by = "item";
 
@@ -25,7 +25,7 @@ struct ClipOptions {
 };
 
 struct RandomResizedCropOptions {
-  std::vector<double> scale;      // [low, high] share of the area; empty: off
+  std::vector<double> scale;  // [low, high] share of the area; empty: off
   std::vector<double> ratio = {0.75, 1.3333333333333333};  // width over height
 
   void bind(config::Binder& b);
@@ -34,19 +34,19 @@ struct RandomResizedCropOptions {
 struct AugmentOptions {
   std::vector<double> multi_scale_crop;  // scales of the short side; empty: off
   RandomResizedCropOptions random_resized_crop;
-  double flip = 0;                       // probability of a mirrored clip
+  double flip = 0;  // probability of a mirrored clip
 
   void bind(config::Binder& b);
 };
 
 struct ClipPlan {
-  int64_t position = 0;            // in the sample stream; in evaluation the item's index
-  uint32_t data_set = 0;           // of the mixture
+  int64_t position = 0;   // in the sample stream; in evaluation the item's index
+  uint32_t data_set = 0;  // of the mixture
   uint64_t epoch = 0;
   uint64_t item = 0;
-  uint32_t attempt = 0;            // > 0: a replacement for a bad sample
+  uint32_t attempt = 0;  // > 0: a replacement for a bad sample
   int32_t label = -1;
-  std::vector<int64_t> frames;     // presentation indices of the video, num_frames of them
+  std::vector<int64_t> frames;  // presentation indices of the video, num_frames of them
   media::CropRect crop;
   bool flip = false;
 };
@@ -54,8 +54,8 @@ struct ClipPlan {
 // What a plan needs to know of an item.
 struct ItemShape {
   int64_t first_frame = 0;
-  int64_t frame_count = 0;         // > 0
-  double width = 0, height = 0;    // display pixels
+  int64_t frame_count = 0;       // > 0
+  double width = 0, height = 0;  // display pixels
 };
 
 // Fills frames, crop and flip for training: random start, random crop, random flip. `position` and

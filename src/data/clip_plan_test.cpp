@@ -26,11 +26,14 @@ TEST(ClipPlan, FramesAndCropsStayInsideTheItem) {
     clip.sampling_rate = int64_t(1 + rng.below(8));
     clip.frames = std::vector<std::string>{"clip", "single", "shuffled"}[rng.below(3)];
     AugmentOptions augment;
-    if (rng.below(2)) augment.random_resized_crop.scale = {0.08, 1};
-    else if (rng.below(2)) augment.multi_scale_crop = {1, 0.875, 0.75, 0.66};
+    if (rng.below(2))
+      augment.random_resized_crop.scale = {0.08, 1};
+    else if (rng.below(2))
+      augment.multi_scale_crop = {1, 0.875, 0.75, 0.66};
     const ItemShape item{int64_t(rng.below(5)), int64_t(1 + rng.below(100)),
                          16.0 + double(rng.below(700)), 16.0 + double(rng.below(700)) + 0.5};
-    const ClipPlan plan = plan_at(clip, augment, rng.next_u64(), int64_t(rng.below(1u << 30)), item);
+    const ClipPlan plan =
+        plan_at(clip, augment, rng.next_u64(), int64_t(rng.below(1u << 30)), item);
     ASSERT_EQ(int64_t(plan.frames.size()), clip.num_frames);
     for (int64_t f : plan.frames) {
       ASSERT_GE(f, item.first_frame);
@@ -76,7 +79,8 @@ TEST(ClipPlan, EveryStartIsEquallyLikely) {
   clip.num_frames = 4;
   clip.sampling_rate = 2;
   std::vector<int> counts(10);
-  for (int64_t p = 0; p < 10000; ++p) ++counts.at(size_t(plan_at(clip, {}, 1, p, {0, 16, 32, 32}).frames[0]));
+  for (int64_t p = 0; p < 10000; ++p)
+    ++counts.at(size_t(plan_at(clip, {}, 1, p, {0, 16, 32, 32}).frames[0]));
   for (int count : counts) EXPECT_NEAR(count, 1000, 150);
 }
 

@@ -209,12 +209,13 @@ TEST_F(SmallSet, SynthMovesInTheDirectionOfItsClass) {
 }
 
 // All batches of a run as one value: plans and pixels.
-std::string load_all(const Dataset& dataset, int64_t batch, int64_t world, int64_t rank, int threads,
-                     int prefetch, std::vector<std::string>* per_position = nullptr) {
+std::string load_all(const Dataset& dataset, int64_t batch, int64_t world, int64_t rank,
+                     int threads, int prefetch, std::vector<std::string>* per_position = nullptr) {
   Loader loader(
       env, dataset,
       [=](int64_t step) {
-        return Slice{step * batch + batch * rank / world, step * batch + batch * (rank + 1) / world};
+        return Slice{step * batch + batch * rank / world,
+                     step * batch + batch * (rank + 1) / world};
       },
       0, true, threads, prefetch, [] { return std::make_unique<media::CpuClipDecoder>(env); });
   std::string all;
@@ -266,13 +267,18 @@ TEST_F(SmallSet, AVideoThatIsGoneOrChangedIsNamed) {
   clip.size = 32;
   const Dataset dataset(env, {{folder.path() + "/x.kix"}}, clip, {}, 1, 1);
   auto load = [&] {
-    Loader loader(env, dataset, [](int64_t s) { return Slice{s * 2, s * 2 + 2}; }, 0, true, 1, 1,
-                  [] { return std::make_unique<media::CpuClipDecoder>(env); });
+    Loader loader(
+        env, dataset,
+        [](int64_t s) {
+          return Slice{s * 2, s * 2 + 2};
+        },
+        0, true, 1, 1, [] { return std::make_unique<media::CpuClipDecoder>(env); });
     loader.next();
   };
   EXPECT_EQ(error_of(load), "no error");
   env->append_to(folder.path() + "/b.mp4", 100);
-  EXPECT_NE(error_of(load).find("b.mp4: the video changed since it was indexed"), std::string::npos);
+  EXPECT_NE(error_of(load).find("b.mp4: the video changed since it was indexed"),
+            std::string::npos);
   env->remove(folder.path() + "/b.mp4");
   EXPECT_NE(error_of(load).find("b.mp4: the video is gone"), std::string::npos);
 }
@@ -297,8 +303,12 @@ TEST_F(SmallSet, ABadSampleIsReplacedTheSameWayEverywhere) {
   clip.size = 32;
   const Dataset dataset(env, {{path("train.kix")}}, clip, {}, 5, 1);
   auto run = [&](int threads) {
-    Loader loader(env, dataset, [](int64_t s) { return Slice{s * 8, s * 8 + 8}; }, 0, true, threads,
-                  2, [] { return std::make_unique<Picky>("/east/"); });
+    Loader loader(
+        env, dataset,
+        [](int64_t s) {
+          return Slice{s * 8, s * 8 + 8};
+        },
+        0, true, threads, 2, [] { return std::make_unique<Picky>("/east/"); });
     std::string items;
     int64_t bad = 0;
     for (int step = 0; step < 6; ++step) {

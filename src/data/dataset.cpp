@@ -76,8 +76,8 @@ ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
   plan.item = place.item;
   // A replacement is drawn from the same data set, far behind the order's own draws.
   if (attempt > 0)
-    plan.item = Rng(seed_, Stream::kOrder, uint64_t(position), attempt << 16)
-                    .below(uint64_t(set.size()));
+    plan.item =
+        Rng(seed_, Stream::kOrder, uint64_t(position), attempt << 16).below(uint64_t(set.size()));
   const Item item = set.item(plan.item);
   plan.label = item.label;
   plan_training_clip(clip_, augment_, seed_, shape_of(set, item), plan);

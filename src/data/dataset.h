@@ -13,9 +13,9 @@
 namespace keiko::data {
 
 struct DataSource {
-  std::string path;              // a catalogue
-  double weight = 1;             // share of the samples
-  int64_t items_per_class = 0;   // the first n of every class only; 0: all
+  std::string path;             // a catalogue
+  double weight = 1;            // share of the samples
+  int64_t items_per_class = 0;  // the first n of every class only; 0: all
 
   void bind(config::Binder& b);
 };
@@ -23,7 +23,8 @@ struct DataSource {
 // Safe to use from many threads at once.
 class Dataset {
  public:
-  // Opens all catalogues. Throws Error(kUsage) when there is none, or when their class names differ.
+  // Opens all catalogues. Throws Error(kUsage) when there is none, or when their class names
+  // differ.
   Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
           const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block);
 
@@ -48,7 +49,9 @@ class Dataset {
   struct Set {
     std::shared_ptr<const Catalogue> catalogue;
     std::vector<int64_t> chosen;  // items in use; empty: all
-    int64_t size() const { return chosen.empty() ? catalogue->item_count() : int64_t(chosen.size()); }
+    int64_t size() const {
+      return chosen.empty() ? catalogue->item_count() : int64_t(chosen.size());
+    }
     Item item(uint64_t index) const {
       return catalogue->item(chosen.empty() ? int64_t(index) : chosen[index]);
     }

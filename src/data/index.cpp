@@ -55,7 +55,8 @@ void read_previous(Env* env, const std::string& path, Known& known, uint64_t& ge
   const FileStatus status = env->status(path);
   if (!status.exists || status.size == 0) return;
   if (status.is_folder || !Catalogue::is_one(env, path))
-    fail(ErrorKind::kUsage, "{}: exists and is not a catalogue; choose another --out, or remove it", path);
+    fail(ErrorKind::kUsage, "{}: exists and is not a catalogue; choose another --out, or remove it",
+         path);
   try {
     const auto catalogue = Catalogue::open(env, path);
     generation = catalogue->generation();
@@ -178,7 +179,8 @@ IndexReport build_catalogue(Env* env, const IndexOptions& options,
   writer.set_class_names(report.class_names);
   writer.set_generation(generation + 1);
   std::map<std::string, int32_t> label_of;
-  for (size_t i = 0; i < report.class_names.size(); ++i) label_of[report.class_names[i]] = int32_t(i);
+  for (size_t i = 0; i < report.class_names.size(); ++i)
+    label_of[report.class_names[i]] = int32_t(i);
   for (size_t i = 0; i < sources.size(); ++i) {
     const Outcome& outcome = outcomes[i];
     if (!outcome.video) {

@@ -20,11 +20,11 @@ struct IndexOptions {
 };
 
 struct IndexReport {
-  int64_t videos = 0;          // in the catalogue
-  int64_t reused = 0;          // of them, not scanned again
+  int64_t videos = 0;  // in the catalogue
+  int64_t reused = 0;  // of them, not scanned again
   int64_t frames = 0;
-  int64_t bytes = 0;           // of the video files
-  int64_t direct_read = 0;     // videos whose bytes are read without a demuxer
+  int64_t bytes = 0;        // of the video files
+  int64_t direct_read = 0;  // videos whose bytes are read without a demuxer
   std::vector<std::string> class_names;
   struct Skipped {
     std::string path, reason;

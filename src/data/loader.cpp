@@ -7,11 +7,14 @@
 
 namespace keiko::data {
 namespace {
-constexpr uint32_t kMostAttempts = 64;  // replacements of one sample before the data set is given up
+constexpr uint32_t kMostAttempts =
+    64;  // replacements of one sample before the data set is given up
 }
 
 void LoaderOptions::bind(config::Binder& b) {
-  b.key("threads", threads, "decode threads a rank; 0 is what the cores allow").range(0, 1024).free();
+  b.key("threads", threads, "decode threads a rank; 0 is what the cores allow")
+      .range(0, 1024)
+      .free();
   b.key("prefetch", prefetch, "batches decoded ahead").range(1, 1024).free();
   b.key("shuffle_block", shuffle_block, "neighbouring items that stay together; 1 is uniform")
       .at_least(1);
@@ -20,7 +23,8 @@ void LoaderOptions::bind(config::Binder& b) {
       .free();
 }
 
-media::ClipCost decode_with_retries(media::ClipDecoder& decoder, const media::ClipRequest& request) {
+media::ClipCost decode_with_retries(media::ClipDecoder& decoder,
+                                    const media::ClipRequest& request) {
   for (int wait_ms = 100;; wait_ms *= 4) {
     try {
       return decoder.decode(request);
@@ -129,16 +133,17 @@ void Loader::check_unchanged(const Video& video) {
   const FileStatus status = env_->status(path);
   if (!status.exists)
     fail(ErrorKind::kIo,
-         "{}: the video is gone; it was there when it was indexed. Bring it back, or run keiko index "
+         "{}: the video is gone; it was there when it was indexed. Bring it back, or run keiko "
+         "index "
          "again",
          path);
   // Another mtime alone (a copy, a touch) is no reason to stop: then the content decides.
-  if (status.size != video.file.size ||
-      (status.mtime_ns != video.file.mtime_ns &&
-       sampled_xxh3_of_file(path) != video.file.content_hash))
-    fail(ErrorKind::kIo,
-         "{}: the video changed since it was indexed ({} bytes then, {} now); run keiko index again",
-         path, video.file.size, status.size);
+  if (status.size != video.file.size || (status.mtime_ns != video.file.mtime_ns &&
+                                         sampled_xxh3_of_file(path) != video.file.content_hash))
+    fail(
+        ErrorKind::kIo,
+        "{}: the video changed since it was indexed ({} bytes then, {} now); run keiko index again",
+        path, video.file.size, status.size);
   std::lock_guard lock(checked_mutex_);
   checked_[path] = true;
 }
@@ -149,8 +154,8 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
   const ClipOptions& options = dataset_.clip();
   const int64_t channel = options.num_frames * options.size * options.size;
   for (uint32_t attempt = 0;; ++attempt) {
-    plan = training_ ? dataset_.training_clip(position, attempt)
-                     : dataset_.evaluation_clip(position);
+    plan =
+        training_ ? dataset_.training_clip(position, attempt) : dataset_.evaluation_clip(position);
     const auto video = dataset_.video_of(plan);
     check_unchanged(*video);
     media::ClipRequest request;
@@ -160,7 +165,8 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
     request.crop = plan.crop;
     request.size = int(options.size);
     request.flip = plan.flip;
-    request.filter = options.filter == "bicubic" ? media::Filter::kBicubic : media::Filter::kBilinear;
+    request.filter =
+        options.filter == "bicubic" ? media::Filter::kBicubic : media::Filter::kBilinear;
     request.out = slot.batch.video.data() + index * 3 * channel;
     request.channel_stride = channel;
     std::string reason;

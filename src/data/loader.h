@@ -20,9 +20,9 @@
 namespace keiko::data {
 
 struct LoaderOptions {
-  int64_t threads = 0;         // decode threads a rank; 0: what the cores allow
-  int64_t prefetch = 2;        // batches decoded ahead
-  int64_t shuffle_block = 1;   // neighbouring items that stay together; 1: uniform
+  int64_t threads = 0;            // decode threads a rank; 0: what the cores allow
+  int64_t prefetch = 2;           // batches decoded ahead
+  int64_t shuffle_block = 1;      // neighbouring items that stay together; 1: uniform
   int64_t max_bad_samples = 100;  // over the run, all ranks together
 
   void bind(config::Binder& b);
@@ -42,8 +42,8 @@ struct Batch {
   std::vector<Bad> bad;
   // True when no replacement of some sample was good: the run must stop.
   bool gave_up = false;
-  media::ClipCost cost;       // of all its clips
-  int64_t frames_shown = 0;   // frames handed to the model
+  media::ClipCost cost;      // of all its clips
+  int64_t frames_shown = 0;  // frames handed to the model
 };
 
 // The samples [first, last) of the local slice at a step, as positions or item indices.
@@ -56,8 +56,8 @@ using MakeDecoder = std::function<std::unique_ptr<media::ClipDecoder>()>;
 
 class Loader {
  public:
-  // Starts decoding step `first_step` at once. `slice_of(step)` must be pure; an empty slice ends the
-  // stream. `training` chooses between training and evaluation plans. `dataset` and `env` must
+  // Starts decoding step `first_step` at once. `slice_of(step)` must be pure; an empty slice ends
+  // the stream. `training` chooses between training and evaluation plans. `dataset` and `env` must
   // outlive the loader.
   Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t step)> slice_of,
          int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder);
@@ -74,8 +74,8 @@ class Loader {
   struct Slot {
     Batch batch;
     int64_t step = -1;
-    int64_t missing = 0;      // clips not decoded yet
-    int64_t claimed = 0;      // clips handed to threads
+    int64_t missing = 0;  // clips not decoded yet
+    int64_t claimed = 0;  // clips handed to threads
     std::exception_ptr error;
   };
   void work();
@@ -91,15 +91,16 @@ class Loader {
   std::mutex mutex_;
   std::condition_variable work_ready_, batch_ready_;
   std::vector<Slot> slots_;
-  int64_t next_step_;         // handed out by the next call of next()
-  int64_t prepared_step_;     // first step without a slot
+  int64_t next_step_;      // handed out by the next call of next()
+  int64_t prepared_step_;  // first step without a slot
   bool stopping_ = false;
   std::mutex checked_mutex_;
   std::unordered_map<std::string, bool> checked_;
   std::vector<std::thread> threads_;
 };
 
-// Waits between tries of a read that failed: 0.1, 0.4 and 1.6 seconds. Rethrows the last Error(kIo).
+// Waits between tries of a read that failed: 0.1, 0.4 and 1.6 seconds. Rethrows the last
+// Error(kIo).
 media::ClipCost decode_with_retries(media::ClipDecoder& decoder, const media::ClipRequest& request);
 
 }  // namespace keiko::data

@@ -8,7 +8,7 @@
 
 namespace keiko::data {
 namespace {
-constexpr int kRounds = 6;            // 4 are enough in theory (Luby and Rackoff); small domains want more
+constexpr int kRounds = 6;  // 4 are enough in theory (Luby and Rackoff); small domains want more
 constexpr uint64_t kMixtureSlots = 4096;
 }  // namespace
 
@@ -52,7 +52,9 @@ uint64_t Permutation::inverse(uint64_t i) const {
 }
 
 Order::Order(std::vector<DataShare> shares, uint64_t seed, uint64_t shuffle_block)
-    : shares_(std::move(shares)), seed_(seed), shuffle_block_(std::max<uint64_t>(1, shuffle_block)) {
+    : shares_(std::move(shares)),
+      seed_(seed),
+      shuffle_block_(std::max<uint64_t>(1, shuffle_block)) {
   if (shares_.size() == 1) {
     slots_ = {1};
     return;
@@ -70,7 +72,8 @@ Order::Order(std::vector<DataShare> shares, uint64_t seed, uint64_t shuffle_bloc
     remainders.emplace_back(exact - std::floor(exact), i);
   }
   std::sort(remainders.rbegin(), remainders.rend());
-  for (size_t i = 0; given < block_; ++i, ++given) ++slots_[remainders[i % remainders.size()].second];
+  for (size_t i = 0; given < block_; ++i, ++given)
+    ++slots_[remainders[i % remainders.size()].second];
   while (given > block_) {
     --*std::max_element(slots_.begin(), slots_.end());
     --given;

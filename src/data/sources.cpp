@@ -21,8 +21,8 @@ std::string suffix_of(const std::string& path) {
 
 bool looks_like_video(const std::string& path) {
   static const std::set<std::string> kSuffixes = {
-      ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
-      ".flv", ".wmv", ".3gp", ".ogv", ".ivf",  ".h264", ".hevc", ".obu", ".vob", ".gif", ".mxf"};
+      ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi",  ".ts",   ".mts", ".m2ts", ".mpg", ".mpeg",
+      ".flv", ".wmv", ".3gp", ".ogv", ".ivf",  ".h264", ".hevc", ".obu", ".vob",  ".gif", ".mxf"};
   return kSuffixes.contains(suffix_of(path));
 }
 
@@ -82,6 +82,7 @@ void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out)
   const std::string suffix = suffix_of(path), folder = parent_folder(path);
   std::istringstream text(read_text(env, path));
   const char separator = suffix == ".tsv" ? '\t' : ',';
+  bool is_first_row = true;
   int path_column = -1, label_column = -1, line_number = 0;
   for (std::string raw; std::getline(text, raw);) {
     // In a table, tabs and spaces at the end are fields.
@@ -93,14 +94,16 @@ void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out)
     if (suffix == ".jsonl") {
       const auto json = nlohmann::json::parse(line, nullptr, false);
       if (!json.is_object() || !json.contains("path") || !json["path"].is_string())
-        fail(ErrorKind::kUsage, "{}:{}: not a JSON object with a path: {}", path, line_number, line);
+        fail(ErrorKind::kUsage, "{}:{}: not a JSON object with a path: {}", path, line_number,
+             line);
       video.path = json["path"];
       if (json.contains("label"))
-        video.label = json["label"].is_string() ? json["label"].get<std::string>()
-                                                : json["label"].dump();
+        video.label =
+            json["label"].is_string() ? json["label"].get<std::string>() : json["label"].dump();
     } else if (is_table) {
       const auto fields = split_row(line, separator);
-      if (line_number == 1) {
+      if (is_first_row) {
+        is_first_row = false;
         for (size_t i = 0; i < fields.size(); ++i) {
           if (fields[i] == "path") path_column = int(i);
           if (fields[i] == "label") label_column = int(i);
@@ -145,7 +148,8 @@ std::vector<SourceVideo> find_videos(Env* env, const std::vector<std::string>& s
   if (videos.empty()) {
     std::string all;
     for (const std::string& source : sources) all += (all.empty() ? "" : ", ") + source;
-    fail(ErrorKind::kData, "{}: no video found; name a folder, video files, or a list of paths", all);
+    fail(ErrorKind::kData, "{}: no video found; name a folder, video files, or a list of paths",
+         all);
   }
   return videos;
 }

@@ -26,9 +26,9 @@ struct Direction {
   const char* name;
   int dx, dy;  // dy > 0 is down
 };
-constexpr Direction kDirections[8] = {{"east", 1, 0},  {"north_east", 1, -1}, {"north", 0, -1},
-                                      {"north_west", -1, -1}, {"west", -1, 0},
-                                      {"south_west", -1, 1}, {"south", 0, 1}, {"south_east", 1, 1}};
+constexpr Direction kDirections[8] = {
+    {"east", 1, 0},  {"north_east", 1, -1}, {"north", 0, -1}, {"north_west", -1, -1},
+    {"west", -1, 0}, {"south_west", -1, 1}, {"south", 0, 1},  {"south_east", 1, 1}};
 
 // Smooth noise on a torus, mean 0 and variance 1.
 std::vector<double> texture(int64_t size, Rng& rng) {
@@ -84,7 +84,8 @@ std::vector<uint8_t> synth_clip(const SynthOptions& o, int64_t index) {
   const std::vector<double> ground = texture(n, rng);
   const std::vector<double> patch = sprites ? texture(n, rng) : std::vector<double>();
   const int64_t patch_size = n * 3 / 8;
-  const int64_t start_x = int64_t(rng.below(uint64_t(n))), start_y = int64_t(rng.below(uint64_t(n)));
+  const int64_t start_x = int64_t(rng.below(uint64_t(n))),
+                start_y = int64_t(rng.below(uint64_t(n)));
   auto wrap = [n](int64_t v) { return ((v % n) + n) % n; };
   std::vector<uint8_t> luma;
   luma.reserve(size_t(o.frames * n * n));
@@ -115,7 +116,8 @@ void write_synth(Env* env, const SynthOptions& o,
       const std::string folder = o.out + "/" + split + "/" + name;
       // Clips of another call would be mixed in silently.
       if (env->status(folder).exists && !env->list(folder).empty())
-        fail(ErrorKind::kUsage, "{}: already holds clips; remove {} or choose another --out", folder, o.out);
+        fail(ErrorKind::kUsage, "{}: already holds clips; remove {} or choose another --out",
+             folder, o.out);
       env->make_folder(folder);
     }
 

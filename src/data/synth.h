@@ -1,8 +1,9 @@
 // The embedded data set: short clips whose class is the direction of motion.
 //
-// One frame says nothing of the class, and shuffling frames destroys most of it: what a model learns
-// here it learned from motion. `drift`: a smooth random texture pans over the whole frame and wraps
-// around. `sprites`, harder: a textured patch moves over a still textured background, wrapped.
+// One frame says nothing of the class, and shuffling frames destroys most of it: what a model
+// learns here it learned from motion. `drift`: a smooth random texture pans over the whole frame
+// and wraps around. `sprites`, harder: a textured patch moves over a still textured background,
+// wrapped.
 
 #pragma once
 #include <cstdint>
@@ -15,15 +16,15 @@
 namespace keiko::data {
 
 struct SynthOptions {
-  std::string task = "drift";   // or "sprites"
-  std::string out;              // folder; gets train/CLASS/NNNNNN.mp4 and test/CLASS/NNNNNN.mp4
-  int64_t train = 4000;         // clips
+  std::string task = "drift";  // or "sprites"
+  std::string out;             // folder; gets train/CLASS/NNNNNN.mp4 and test/CLASS/NNNNNN.mp4
+  int64_t train = 4000;        // clips
   int64_t test = 1000;
-  int64_t size = 32;            // pixels, square, even, at least 16
-  int64_t frames = 16;          // of each clip
+  int64_t size = 32;    // pixels, square, even, at least 16
+  int64_t frames = 16;  // of each clip
   int64_t seed = 1;
-  int64_t speed = 2;            // pixels a frame along each axis that moves
-  int crf = 20;                 // x264 quality
+  int64_t speed = 2;  // pixels a frame along each axis that moves
+  int crf = 20;       // x264 quality
   int threads = 1;
 };
 

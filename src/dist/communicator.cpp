@@ -70,12 +70,13 @@ class GlooCommunicator : public Communicator {
       options.waitWorkers = false;
       options.timeout = timeout;
       store_ = c10::make_intrusive<c10d::TCPStore>(launch.master_addr, options);
-      const auto prefixed = c10::make_intrusive<c10d::PrefixStore>(
-          fmt::format("keiko/{}", launch.restart), store_);
+      const auto prefixed =
+          c10::make_intrusive<c10d::PrefixStore>(fmt::format("keiko/{}", launch.restart), store_);
       const auto gloo = c10d::ProcessGroupGloo::Options::create();
       gloo->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
       gloo->timeout = timeout;
-      group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, int(rank_), int(world_size_), gloo);
+      group_ =
+          c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, int(rank_), int(world_size_), gloo);
     });
   }
 
@@ -85,7 +86,8 @@ class GlooCommunicator : public Communicator {
   std::unique_ptr<Work> all_reduce(at::Tensor tensor) override {
     std::vector<at::Tensor> tensors{std::move(tensor)};
     return std::make_unique<GlooWork>(
-        named("all_reduce", rank_, [&] { return group_->allreduce(tensors); }), "all_reduce", rank_);
+        named("all_reduce", rank_, [&] { return group_->allreduce(tensors); }), "all_reduce",
+        rank_);
   }
   at::Tensor all_gather(const at::Tensor& tensor) override {
     auto shape = tensor.sizes().vec();

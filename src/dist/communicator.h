@@ -15,8 +15,8 @@ namespace keiko::dist {
 class Work {
  public:
   virtual ~Work() = default;
-  // Returns when the result is there. Throws Error(kIo) naming the collective when a rank is gone or
-  // silent for longer than the time-out.
+  // Returns when the result is there. Throws Error(kIo) naming the collective when a rank is gone
+  // or silent for longer than the time-out.
   virtual void wait() = 0;
 };
 

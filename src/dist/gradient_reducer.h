@@ -7,7 +7,8 @@
 
 namespace keiko::dist {
 
-// Starts all reductions, then waits for them. Every rank must call it once a step. Throws Error(kIo).
+// Starts all reductions, then waits for them. Every rank must call it once a step. Throws
+// Error(kIo).
 void reduce_gradients(Communicator& communicator, model::Parameters& parameters);
 
 }  // namespace keiko::dist

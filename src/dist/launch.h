@@ -15,9 +15,9 @@ struct LaunchEnvironment {
   int64_t restart = 0;  // how often torchrun restarted this job
 };
 
-// Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without RANK and
-// WORLD_SIZE this is a run of one rank. Throws Error(kUsage) naming the variable that is missing or
-// not a number in range.
+// Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without RANK
+// and WORLD_SIZE this is a run of one rank. Throws Error(kUsage) naming the variable that is
+// missing or not a number in range.
 LaunchEnvironment read_launch_environment();
 
 }  // namespace keiko::dist

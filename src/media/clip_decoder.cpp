@@ -149,8 +149,9 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
 }
 
 ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
-  const PixelConverter<float>::Geometry geometry{request.table->stream, request.crop, request.size,
-                                                 request.size, request.flip, request.filter};
+  const PixelConverter<float>::Geometry geometry{request.table->stream, request.crop,
+                                                 request.size,          request.size,
+                                                 request.flip,          request.filter};
   const int64_t plane = int64_t(request.size) * request.size;
   double convert_s = 0;
   ClipCost cost = decode_frames(

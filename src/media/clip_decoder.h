@@ -19,13 +19,13 @@ namespace keiko::media {
 
 // What one clip cost.
 struct ClipCost {
-  int64_t opens = 0;            // containers opened (0 with direct reads)
-  int64_t reads = 0;            // file reads
-  int64_t bytes = 0;            // bytes read
+  int64_t opens = 0;  // containers opened (0 with direct reads)
+  int64_t reads = 0;  // file reads
+  int64_t bytes = 0;  // bytes read
   int64_t packets_decoded = 0;
   int64_t packets_dropped = 0;
-  double decode_s = 0;          // reading and decoding
-  double convert_s = 0;         // pixels
+  double decode_s = 0;   // reading and decoding
+  double convert_s = 0;  // pixels
 };
 
 // One clip to be decoded. All pointers are the caller's and outlive the call.
@@ -34,19 +34,19 @@ struct ClipRequest {
   const std::string* path = nullptr;  // the file that holds the packets
   std::span<const int64_t> frames;    // presentation indices, any order, repeats allowed
   CropRect crop;
-  int size = 0;                       // output is size x size
+  int size = 0;  // output is size x size
   bool flip = false;
   Filter filter = Filter::kBilinear;
-  uint8_t* out = nullptr;             // frame t, channel c at out + c * channel_stride + t * size^2
-  int64_t channel_stride = 0;         // bytes
+  uint8_t* out = nullptr;      // frame t, channel c at out + c * channel_stride + t * size^2
+  int64_t channel_stride = 0;  // bytes
 };
 
 class ClipDecoder {
  public:
   virtual ~ClipDecoder() = default;
   // Fills every pixel of the clip. Not thread-safe: one decoder a thread.
-  // Throws Error(kData) naming file and frame when the content is bad (`out` is then undefined), and
-  // Error(kIo) when the file cannot be read.
+  // Throws Error(kData) naming file and frame when the content is bad (`out` is then undefined),
+  // and Error(kIo) when the file cannot be read.
   virtual ClipCost decode(const ClipRequest& request) = 0;
 };
 

@@ -9,7 +9,8 @@ namespace keiko::media {
 namespace {
 
 void check(int code, const char* what) {
-  if (code < 0) fail(ErrorKind::kInternal, "encoding a clip: cannot {}: {}", what, ffmpeg_error(code));
+  if (code < 0)
+    fail(ErrorKind::kInternal, "encoding a clip: cannot {}: {}", what, ffmpeg_error(code));
 }
 
 struct FreeOutput {
@@ -27,8 +28,9 @@ struct FreeOutput {
 
 std::vector<uint8_t> encode_mp4(std::span<const uint8_t> luma, const EncoderOptions& o) {
   if (o.width % 2 != 0 || o.height % 2 != 0 || o.width < 16 || o.height < 16)
-    fail(ErrorKind::kUsage, "a clip of {}x{} pixels cannot be encoded; use even sizes of 16 or more",
-         o.width, o.height);
+    fail(ErrorKind::kUsage,
+         "a clip of {}x{} pixels cannot be encoded; use even sizes of 16 or more", o.width,
+         o.height);
   const AVCodec* codec = avcodec_find_encoder_by_name("libx264");
   if (codec == nullptr)
     fail(ErrorKind::kInternal, "this FFmpeg has no libx264 encoder, which `synth` needs");

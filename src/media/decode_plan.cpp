@@ -19,9 +19,9 @@ uint32_t last_packet_of(const PacketTable& table, uint32_t packet,
   return last;
 }
 
-// The latest packet from which decoding gives this frame exactly. Leading pictures (shown before the
-// random-access point they follow) need the point before it. `shown_at` (packet -> presentation index)
-// tells where pts may be missing; empty when every packet has one.
+// The latest packet from which decoding gives this frame exactly. Leading pictures (shown before
+// the random-access point they follow) need the point before it. `shown_at` (packet -> presentation
+// index) tells where pts may be missing; empty when every packet has one.
 uint32_t start_of(const PacketTable& table, uint32_t frame, const std::vector<uint32_t>& shown_at) {
   const uint32_t packet = table.frame_packet[frame];
   for (uint32_t p = packet + 1; p-- > 0;) {
@@ -31,7 +31,8 @@ uint32_t start_of(const PacketTable& table, uint32_t frame, const std::vector<ui
       if (shown_at[p] != UINT32_MAX && shown_at[p] < frame) return p;
       continue;
     }
-    if (table.pts[p] == kNoTime || table.pts[packet] == kNoTime || table.pts[p] <= table.pts[packet])
+    if (table.pts[p] == kNoTime || table.pts[packet] == kNoTime ||
+        table.pts[p] <= table.pts[packet])
       return p;
   }
   return 0;
@@ -84,8 +85,7 @@ DecodePlan plan_decode(const PacketTable& table, std::span<const int64_t> frames
   for (const Run& run : merged) {
     plan.restarts.push_back(uint32_t(plan.packets.size()));
     for (uint32_t p = run.first; p <= run.last; ++p) {
-      if ((table.flags[p] & kDroppable) &&
-          !std::binary_search(wanted.begin(), wanted.end(), p)) {
+      if ((table.flags[p] & kDroppable) && !std::binary_search(wanted.begin(), wanted.end(), p)) {
         ++plan.dropped;
         continue;
       }

@@ -77,8 +77,8 @@ TEST(DecodePlan, ReadsCoverEveryFedPacketAndAscend) {
     for (uint32_t p : plan.packets) {
       bool covered = false;
       for (const ByteRange& r : plan.reads)
-        covered |= table.position[p] >= r.offset &&
-                   table.position[p] + table.size[p] <= r.offset + r.size;
+        covered |=
+            table.position[p] >= r.offset && table.position[p] + table.size[p] <= r.offset + r.size;
       EXPECT_TRUE(covered) << "packet " << p << ", gap " << gap;
     }
     for (size_t i = 1; i < plan.reads.size(); ++i)
@@ -111,7 +111,8 @@ TEST(DecodePlan, AFrameOutsideTheVideoIsNamed) {
       plan_decode(table, std::vector<int64_t>{0, bad});
       FAIL() << bad;
     } catch (const Error& e) {
-      EXPECT_EQ(std::string(e.what()), fmt::format("frame {} is outside the video's 4 frames", bad));
+      EXPECT_EQ(std::string(e.what()),
+                fmt::format("frame {} is outside the video's 4 frames", bad));
     }
   }
 }

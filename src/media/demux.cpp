@@ -5,8 +5,8 @@
 namespace keiko::media {
 namespace {
 
-// Containers that hold their own video. Playlists (hls, dash, concat, image sequences) are left out:
-// they name other files.
+// Containers that hold their own video. Playlists (hls, dash, concat, image sequences) are left
+// out: they name other files.
 constexpr const char* kContainers =
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,h264,hevc,ivf,ogg,asf,"
     "obu,m4v,mxf,nut,yuv4mpegpipe,gif,av1,dv,wtv,rm,swf";
@@ -45,8 +45,7 @@ Demuxer::Demuxer(const std::string& path, int stream_index) : packet_(av_packet_
          "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
   input_.reset(raw);
   code = avformat_find_stream_info(raw, nullptr);
-  if (code < 0)
-    fail(ErrorKind::kData, "{}: cannot find its streams: {}", path, ffmpeg_error(code));
+  if (code < 0) fail(ErrorKind::kData, "{}: cannot find its streams: {}", path, ffmpeg_error(code));
   stream_index_ = stream_index == kBestVideo
                       ? av_find_best_stream(raw, AVMEDIA_TYPE_VIDEO, -1, -1, nullptr, 0)
                       : stream_index;
@@ -68,7 +67,8 @@ const AVPacket* Demuxer::next() {
       ++corrupt_packets_;
       if (input_->pb != nullptr && is_system_error(input_->pb->error))
         fail(ErrorKind::kIo, "{}: cannot read: {}", input_->url, ffmpeg_error(input_->pb->error));
-      if (input_->pb != nullptr && (input_->pb->eof_reached || input_->pb->error < 0)) return nullptr;
+      if (input_->pb != nullptr && (input_->pb->eof_reached || input_->pb->error < 0))
+        return nullptr;
       continue;
     }
     if (packet_->stream_index == stream_index_ && packet_->size > 0) {

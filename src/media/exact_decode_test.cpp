@@ -75,14 +75,16 @@ TEST(ExactDecode, EveryFrameOfEveryRealVideoEqualsSequentialDecode) {
 // Open GOPs and missing pts: leading B pictures must start from the point before their own.
 TEST(ExactDecode, StreamsWithoutTimesAndWithOpenGopsAreExactToo) {
   const TempFolder folder;
-  for (const char* output : {"-c:v mpeg4 -bf 2 -g 12 m4.avi", "-c:v mpeg2video -bf 2 -g 12 m2.mpg",
-                             "-c:v mpeg2video -bf 2 -g 12 -f mpeg2video m2.m2v",
-                             "-c:v libx264 -bf 2 -g 12 h264.avi", "-c:v libx264 -g 12 -x264-params open-gop=1 o.mkv",
-                             "-c:v libx264 -flags +ilme+ildct -x264-params tff=1 i.ts"}) {
+  for (const char* output :
+       {"-c:v mpeg4 -bf 2 -g 12 m4.avi", "-c:v mpeg2video -bf 2 -g 12 m2.mpg",
+        "-c:v mpeg2video -bf 2 -g 12 -f mpeg2video m2.m2v", "-c:v libx264 -bf 2 -g 12 h264.avi",
+        "-c:v libx264 -g 12 -x264-params open-gop=1 o.mkv",
+        "-c:v libx264 -flags +ilme+ildct -x264-params tff=1 i.ts"}) {
     const std::string name = std::string(output).substr(std::string(output).find_last_of(' ') + 1);
-    const std::string command = "cd '" + folder.path() +
-                                "' && ffmpeg -v error -y -f lavfi -i testsrc2=s=96x64:d=2:r=25 -pix_fmt yuv420p " +
-                                output + " 2>/dev/null";
+    const std::string command =
+        "cd '" + folder.path() +
+        "' && ffmpeg -v error -y -f lavfi -i testsrc2=s=96x64:d=2:r=25 -pix_fmt yuv420p " + output +
+        " 2>/dev/null";
     ASSERT_EQ(std::system(command.c_str()), 0) << command;
     expect_exact(folder.path() + "/" + name, 100);
   }
@@ -93,7 +95,8 @@ TEST(ExactDecode, ClipsThatKeikoWritesAreReadBackExactly) {
   Rng rng(1, Stream::kSynth, 0);
   for (int keyframe_interval : {250, 5, 1}) {
     std::vector<uint8_t> luma(32 * 32 * 40);
-    for (size_t i = 0; i < luma.size(); ++i) luma[i] = uint8_t((i / 32 + i % 32 * 3 + rng.below(20)));
+    for (size_t i = 0; i < luma.size(); ++i)
+      luma[i] = uint8_t((i / 32 + i % 32 * 3 + rng.below(20)));
     EncoderOptions options;
     options.keyframe_interval = keyframe_interval;
     const auto bytes = encode_mp4(luma, options);

@@ -35,13 +35,14 @@ CodecPointer make_codec_context(const StreamParameters& s) {
   p->video_delay = s.reorder_depth;
   p->bits_per_raw_sample = s.bits_per_raw_sample;
   if (!s.extradata.empty()) {
-    p->extradata = static_cast<uint8_t*>(
-        av_mallocz(s.extradata.size() + AV_INPUT_BUFFER_PADDING_SIZE));
+    p->extradata =
+        static_cast<uint8_t*>(av_mallocz(s.extradata.size() + AV_INPUT_BUFFER_PADDING_SIZE));
     std::memcpy(p->extradata, s.extradata.data(), s.extradata.size());
     p->extradata_size = int(s.extradata.size());
   }
   const int code = avcodec_parameters_to_context(context.get(), p.get());
-  if (code < 0) fail(ErrorKind::kData, "{} parameters are unusable: {}", s.codec, ffmpeg_error(code));
+  if (code < 0)
+    fail(ErrorKind::kData, "{} parameters are unusable: {}", s.codec, ffmpeg_error(code));
   context->pkt_timebase = {int(s.time_base_num), int(s.time_base_den)};
   context->thread_count = 1;
   return context;

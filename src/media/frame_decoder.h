@@ -1,7 +1,8 @@
 // One libavcodec decoder, fed with packets by ordinal and giving back frames by the same ordinal.
 //
-// The ordinal travels as the packet's pts, so a frame always says which packet it came from, however
-// the decoder reorders. One thread per decoder: clips run side by side, frames of a clip do not.
+// The ordinal travels as the packet's pts, so a frame always says which packet it came from,
+// however the decoder reorders. One thread per decoder: clips run side by side, frames of a clip do
+// not.
 
 #pragma once
 #include <functional>
@@ -19,8 +20,8 @@ CodecPointer make_codec_context(const StreamParameters& stream);
 // Not thread-safe.
 class FrameDecoder {
  public:
-  // Gets each frame that comes out, in presentation order, with the ordinal of its packet. The frame
-  // is valid during the call only.
+  // Gets each frame that comes out, in presentation order, with the ordinal of its packet. The
+  // frame is valid during the call only.
   using Receive = std::function<void(uint32_t ordinal, const AVFrame& frame)>;
 
   // Opens the decoder. Throws Error(kData) when it cannot.

@@ -42,8 +42,8 @@ NalSummary summarize_packet(const std::string& codec, std::span<const uint8_t> e
   NalSummary summary;
   bool all_idr = true, all_unreferenced = true;
   const bool is_h264 = codec == "h264";
-  summary.is_readable = for_each_nal(
-      packet, length_size_of(codec, extradata), [&](uint8_t first, uint8_t) {
+  summary.is_readable =
+      for_each_nal(packet, length_size_of(codec, extradata), [&](uint8_t first, uint8_t) {
         if (is_h264) {
           const int type = first & 31;  // H.264 table 7-1: 1 to 5 are slices, 5 is IDR
           if (type < 1 || type > 5) return;

@@ -14,23 +14,23 @@ constexpr int64_t kNoTime = INT64_MIN;  // a packet without pts or dts
 
 // The codec parameters of a stream, by name where FFmpeg's numbers could change between versions.
 struct StreamParameters {
-  int stream_index = 0;         // within the container
-  std::string format_name;      // container, FFmpeg's name ("mov,mp4,m4a,3gp,3g2,mj2")
-  std::string codec;            // FFmpeg's name ("h264")
-  std::string pixel_format;     // FFmpeg's name ("yuv420p")
+  int stream_index = 0;      // within the container
+  std::string format_name;   // container, FFmpeg's name ("mov,mp4,m4a,3gp,3g2,mj2")
+  std::string codec;         // FFmpeg's name ("h264")
+  std::string pixel_format;  // FFmpeg's name ("yuv420p")
   uint32_t codec_tag = 0;
   int profile = 0, level = 0;
-  int width = 0, height = 0;    // pixels as coded, after cropping, before rotation
+  int width = 0, height = 0;  // pixels as coded, after cropping, before rotation
   int sample_aspect_num = 1, sample_aspect_den = 1;  // width of a pixel over its height
-  int rotation = 0;             // degrees clockwise to turn the picture for display: 0, 90, 180, 270
+  int rotation = 0;  // degrees clockwise to turn the picture for display: 0, 90, 180, 270
   int color_range = 0, color_primaries = 0, color_transfer = 0, color_space = 0;  // ITU-T H.273
-  int chroma_location = 0;      // AVChromaLocation
-  int field_order = 0;          // AVFieldOrder
-  int reorder_depth = 0;        // frames; libavcodec drops late frames when it starts too small
+  int chroma_location = 0;  // AVChromaLocation
+  int field_order = 0;      // AVFieldOrder
+  int reorder_depth = 0;    // frames; libavcodec drops late frames when it starts too small
   int bits_per_raw_sample = 0;
   std::vector<uint8_t> extradata;
-  int64_t time_base_num = 1, time_base_den = 1;      // seconds per tick
-  int64_t frame_rate_num = 0, frame_rate_den = 1;    // average frames per second; 0: unknown
+  int64_t time_base_num = 1, time_base_den = 1;    // seconds per tick
+  int64_t frame_rate_num = 0, frame_rate_den = 1;  // average frames per second; 0: unknown
 
   friend bool operator==(const StreamParameters&, const StreamParameters&) = default;
 
@@ -41,10 +41,10 @@ struct StreamParameters {
 };
 
 enum PacketFlag : uint8_t {
-  kKeyPacket = 1,      // the container calls it a key frame
-  kRandomAccess = 2,   // decoding may start here and be exact from this frame on
-  kDroppable = 4,      // no other frame needs it
-  kDiscard = 8,        // to be decoded, never shown
+  kKeyPacket = 1,     // the container calls it a key frame
+  kRandomAccess = 2,  // decoding may start here and be exact from this frame on
+  kDroppable = 4,     // no other frame needs it
+  kDiscard = 8,       // to be decoded, never shown
 };
 
 struct PacketTable {
@@ -60,12 +60,12 @@ struct PacketTable {
   std::vector<uint32_t> frame_packet;  // ordinal of the packet that a frame comes from
   std::vector<int64_t> frame_pts;      // ticks, or kNoTime
 
-  bool direct_read = false;    // reading [position, size) gives the bytes that the demuxer gives
-  std::string direct_read_off; // why not, when not
-  bool skipping = false;       // droppable packets are known
-  std::string skipping_off;    // why not, when not
+  bool direct_read = false;     // reading [position, size) gives the bytes that the demuxer gives
+  std::string direct_read_off;  // why not, when not
+  bool skipping = false;        // droppable packets are known
+  std::string skipping_off;     // why not, when not
   bool mapped_by_decoding = false;  // frame_packet was seen, not concluded
-  int64_t corrupt_packets = 0; // packets that the demuxer could not read
+  int64_t corrupt_packets = 0;      // packets that the demuxer could not read
 
   int64_t packet_count() const { return int64_t(size.size()); }
   int64_t frame_count() const { return int64_t(frame_packet.size()); }

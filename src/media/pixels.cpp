@@ -13,7 +13,8 @@ extern "C" {
 #include "base/error.h"
 
 // Hot loops are compiled for several instruction sets; the loader picks one at start.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define KEIKO_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define KEIKO_CLONES
@@ -64,12 +65,17 @@ struct Matrix {
 // Luma weights of ITU-T H.273 table 4. Unspecified counts as BT.601, as in the ffmpeg command line.
 Matrix matrix_of(int color_space) {
   switch (color_space) {
-    case AVCOL_SPC_BT709: return {0.2126, 0.0722};
-    case AVCOL_SPC_FCC: return {0.30, 0.11};
-    case AVCOL_SPC_SMPTE240M: return {0.212, 0.087};
+    case AVCOL_SPC_BT709:
+      return {0.2126, 0.0722};
+    case AVCOL_SPC_FCC:
+      return {0.30, 0.11};
+    case AVCOL_SPC_SMPTE240M:
+      return {0.212, 0.087};
     case AVCOL_SPC_BT2020_NCL:
-    case AVCOL_SPC_BT2020_CL: return {0.2627, 0.0593};
-    default: return {0.299, 0.114};
+    case AVCOL_SPC_BT2020_CL:
+      return {0.2627, 0.0593};
+    default:
+      return {0.299, 0.114};
   }
 }
 
@@ -80,18 +86,32 @@ void chroma_origin(int location, int log2_w, int log2_h, double& x, double& y) {
   x = 0.5;
   y = centre_y;
   switch (location) {
-    case AVCHROMA_LOC_CENTER: x = centre_x; break;
-    case AVCHROMA_LOC_TOPLEFT: y = 0.5; break;
-    case AVCHROMA_LOC_TOP: x = centre_x; y = 0.5; break;
-    case AVCHROMA_LOC_BOTTOMLEFT: y = log2_h ? 1.5 : 0.5; break;
-    case AVCHROMA_LOC_BOTTOM: x = centre_x; y = log2_h ? 1.5 : 0.5; break;
-    default: break;
+    case AVCHROMA_LOC_CENTER:
+      x = centre_x;
+      break;
+    case AVCHROMA_LOC_TOPLEFT:
+      y = 0.5;
+      break;
+    case AVCHROMA_LOC_TOP:
+      x = centre_x;
+      y = 0.5;
+      break;
+    case AVCHROMA_LOC_BOTTOMLEFT:
+      y = log2_h ? 1.5 : 0.5;
+      break;
+    case AVCHROMA_LOC_BOTTOM:
+      x = centre_x;
+      y = log2_h ? 1.5 : 0.5;
+      break;
+    default:
+      break;
   }
 }
 
 bool is_planar_integer(const AVPixFmtDescriptor* d) {
-  if (d == nullptr || (d->flags & (AV_PIX_FMT_FLAG_BE | AV_PIX_FMT_FLAG_PAL | AV_PIX_FMT_FLAG_HWACCEL |
-                                   AV_PIX_FMT_FLAG_FLOAT | AV_PIX_FMT_FLAG_BITSTREAM)))
+  if (d == nullptr ||
+      (d->flags & (AV_PIX_FMT_FLAG_BE | AV_PIX_FMT_FLAG_PAL | AV_PIX_FMT_FLAG_HWACCEL |
+                   AV_PIX_FMT_FLAG_FLOAT | AV_PIX_FMT_FLAG_BITSTREAM)))
     return false;
   if (d->comp[0].depth > 16) return false;
   const bool gray = d->nb_components <= 2 && d->comp[0].plane == 0;
@@ -101,12 +121,8 @@ bool is_planar_integer(const AVPixFmtDescriptor* d) {
   return gray || !(d->flags & AV_PIX_FMT_FLAG_RGB);
 }
 
-uint8_t to_byte(double value) {
-  return uint8_t(std::clamp(std::floor(value + 0.5), 0.0, 255.0));
-}
-uint8_t to_byte(float value) {
-  return uint8_t(std::min(std::max(value + 0.5f, 0.0f), 255.0f));
-}
+uint8_t to_byte(double value) { return uint8_t(std::clamp(std::floor(value + 0.5), 0.0, 255.0)); }
+uint8_t to_byte(float value) { return uint8_t(std::min(std::max(value + 0.5f, 0.0f), 255.0f)); }
 
 }  // namespace
 
@@ -158,10 +174,17 @@ void PixelConverter<Real>::prepare(const AVFrame& frame, const Geometry& geometr
   const double display_h = geometry.stream.display_height();
   CropRect coded = c;
   switch (geometry.stream.rotation) {
-    case 90: coded = {c.y, display_w - c.x - c.width, c.height, c.width}; break;
-    case 180: coded = {display_w - c.x - c.width, display_h - c.y - c.height, c.width, c.height}; break;
-    case 270: coded = {display_h - c.y - c.height, c.x, c.height, c.width}; break;
-    default: break;
+    case 90:
+      coded = {c.y, display_w - c.x - c.width, c.height, c.width};
+      break;
+    case 180:
+      coded = {display_w - c.x - c.width, display_h - c.y - c.height, c.width, c.height};
+      break;
+    case 270:
+      coded = {display_h - c.y - c.height, c.x, c.height, c.width};
+      break;
+    default:
+      break;
   }
   const double turned_w = geometry.stream.rotation % 180 == 0 ? display_w : display_h;
   const double turned_h = geometry.stream.rotation % 180 == 0 ? display_h : display_w;
@@ -172,7 +195,8 @@ void PixelConverter<Real>::prepare(const AVFrame& frame, const Geometry& geometr
   const bool sideways = geometry.stream.rotation % 180 != 0;
   resize_width_ = sideways ? geometry.out_height : geometry.out_width;
   resize_height_ = sideways ? geometry.out_width : geometry.out_height;
-  luma_.x = make_resampling<Real>(coded.x, coded.width, frame.width, resize_width_, geometry.filter);
+  luma_.x =
+      make_resampling<Real>(coded.x, coded.width, frame.width, resize_width_, geometry.filter);
   luma_.y =
       make_resampling<Real>(coded.y, coded.height, frame.height, resize_height_, geometry.filter);
 
@@ -185,8 +209,9 @@ void PixelConverter<Real>::prepare(const AVFrame& frame, const Geometry& geometr
   double ox = 0, oy = 0;
   chroma_origin(location, lw, lh, ox, oy);
   const double step_x = 1 << lw, step_y = 1 << lh;
-  chroma_.x = make_resampling<Real>((coded.x - ox) / step_x + 0.5, coded.width / step_x,
-                                    AV_CEIL_RSHIFT(frame.width, lw), resize_width_, geometry.filter);
+  chroma_.x =
+      make_resampling<Real>((coded.x - ox) / step_x + 0.5, coded.width / step_x,
+                            AV_CEIL_RSHIFT(frame.width, lw), resize_width_, geometry.filter);
   chroma_.y =
       make_resampling<Real>((coded.y - oy) / step_y + 0.5, coded.height / step_y,
                             AV_CEIL_RSHIFT(frame.height, lh), resize_height_, geometry.filter);
@@ -204,7 +229,8 @@ const AVFrame* PixelConverter<Real>::to_planar(const AVFrame& frame) {
       SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP, nullptr, nullptr,
       nullptr);
   if (sws == nullptr)
-    fail(ErrorKind::kData, "pixel format {} cannot be converted", d == nullptr ? "unknown" : d->name);
+    fail(ErrorKind::kData, "pixel format {} cannot be converted",
+         d == nullptr ? "unknown" : d->name);
   planar_.reset(av_frame_alloc());
   planar_->format = target;
   planar_->width = frame.width;
@@ -235,7 +261,8 @@ void PixelConverter<Real>::resize_plane(const AVFrame& frame, int plane, const A
     for (int k = 0; k < axes.y.taps; ++k) {
       const Real weight = axes.y.weights[size_t(i) * axes.y.taps + k];
       if (weight == 0) continue;
-      const uint8_t* line = frame.data[plane] + int64_t(axes.y.first[i] + k) * frame.linesize[plane];
+      const uint8_t* line =
+          frame.data[plane] + int64_t(axes.y.first[i] + k) * frame.linesize[plane];
       if (wide)
         add_row(row_.data(), reinterpret_cast<const uint16_t*>(line) + axes.x.low, weight, n);
       else
@@ -283,10 +310,23 @@ void PixelConverter<Real>::convert(const AVFrame& original, const Geometry& geom
   int64_t origin = 0, right = 1, down = row_stride;
   const int64_t last_column = geometry.out_width - 1, last_row = geometry.out_height - 1;
   switch (geometry.stream.rotation) {
-    case 90: origin = last_column; right = row_stride; down = -1; break;
-    case 180: origin = last_row * row_stride + last_column; right = -1; down = -row_stride; break;
-    case 270: origin = last_row * row_stride; right = -row_stride; down = 1; break;
-    default: break;
+    case 90:
+      origin = last_column;
+      right = row_stride;
+      down = -1;
+      break;
+    case 180:
+      origin = last_row * row_stride + last_column;
+      right = -1;
+      down = -row_stride;
+      break;
+    case 270:
+      origin = last_row * row_stride;
+      right = -row_stride;
+      down = 1;
+      break;
+    default:
+      break;
   }
   if (geometry.flip) {
     // Columns of the slot count backwards: mirror the column part of every step.

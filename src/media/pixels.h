@@ -1,4 +1,5 @@
-// From a decoded frame to RGB pixels in a batch slot: crop, resize, colour, turn, mirror, in one go.
+// From a decoded frame to RGB pixels in a batch slot: crop, resize, colour, turn, mirror, in one
+// go.
 //
 // By definition (docs/architecture.md, "Pixels"): the crop is a rectangle in float display pixels;
 // resize is separable, antialiased, half-pixel centred; chroma siting, matrix and range are the
@@ -30,8 +31,8 @@ struct Resampling {
   int low = 0, high = 0;  // the inputs used are [low, high)
 };
 
-// Antialiased resampling of [start, start + length) of `input` samples to `output` samples. Taps stay
-// inside [0, input) and weights sum to 1 (as in PIL and torch's antialias=True).
+// Antialiased resampling of [start, start + length) of `input` samples to `output` samples. Taps
+// stay inside [0, input) and weights sum to 1 (as in PIL and torch's antialias=True).
 template <class Real>
 Resampling<Real> make_resampling(double start, double length, int input, int output, Filter filter);
 

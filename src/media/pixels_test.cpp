@@ -35,7 +35,8 @@ using Converter = PixelConverter<double>;
 std::vector<uint8_t> convert(const AVFrame& frame, Converter::Geometry g) {
   std::vector<uint8_t> out(size_t(3) * g.out_width * g.out_height);
   const size_t plane = size_t(g.out_width) * g.out_height;
-  Converter().convert(frame, g, out.data(), out.data() + plane, out.data() + 2 * plane, g.out_width);
+  Converter().convert(frame, g, out.data(), out.data() + plane, out.data() + 2 * plane,
+                      g.out_width);
   return out;
 }
 
@@ -56,13 +57,14 @@ TEST(Pixels, RotationTurnsTheBrightCornerClockwise) {
     int rotation;
     bool flip;
     int corner;  // 0 top left, 1 top right, 2 bottom right, 3 bottom left
-  } const cases[] = {{0, false, 0},  {90, false, 1},  {180, false, 2}, {270, false, 3},
-                     {0, true, 1},   {90, true, 0},   {180, true, 3},  {270, true, 2}};
+  } const cases[] = {{0, false, 0}, {90, false, 1}, {180, false, 2}, {270, false, 3},
+                     {0, true, 1},  {90, true, 0},  {180, true, 3},  {270, true, 2}};
   for (const auto& c : cases) {
     Converter::Geometry g = whole(*frame, c.rotation, 16, 12);
     g.flip = c.flip;
     const auto out = convert(*frame, g);
-    const uint8_t corners[] = {out[2 * 16 + 2], out[2 * 16 + 13], out[9 * 16 + 13], out[9 * 16 + 2]};
+    const uint8_t corners[] = {out[2 * 16 + 2], out[2 * 16 + 13], out[9 * 16 + 13],
+                               out[9 * 16 + 2]};
     for (int i = 0; i < 4; ++i)
       EXPECT_EQ(corners[i], i == c.corner ? 200 : 10)
           << "rotation " << c.rotation << " flip " << c.flip << " corner " << i;
@@ -79,7 +81,9 @@ TEST(Pixels, KnownColoursComeOutRight) {
     FramePointer frame = make_frame(AV_PIX_FMT_YUV420P, 16, 16);
     for (int plane = 0; plane < 3; ++plane)
       std::fill_n(frame->data[plane], frame->linesize[plane] * (plane ? 8 : 16),
-                  uint8_t(plane == 0 ? c.y : plane == 1 ? c.u : c.v));
+                  uint8_t(plane == 0   ? c.y
+                          : plane == 1 ? c.u
+                                       : c.v));
     frame->colorspace = AVColorSpace(c.space);
     frame->color_range = AVColorRange(c.range);
     const auto out = convert(*frame, whole(*frame, 0, 4, 4));

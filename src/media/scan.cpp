@@ -76,8 +76,8 @@ int64_t time_or_none(int64_t ticks) { return ticks == AV_NOPTS_VALUE ? kNoTime :
 int64_t locate(const ReadableFile& file, const AVPacket& packet, std::vector<uint8_t>& scratch) {
   constexpr int64_t kLongestHeader = 64;
   if (packet.pos < 0 || packet.pos + packet.size > file.size()) return -1;
-  const int64_t available = std::min<int64_t>(packet.size + kLongestHeader,
-                                              file.size() - packet.pos);
+  const int64_t available =
+      std::min<int64_t>(packet.size + kLongestHeader, file.size() - packet.pos);
   scratch.resize(size_t(available));
   file.read(packet.pos, scratch);
   for (int64_t shift = 0; shift + packet.size <= available; ++shift)
@@ -88,9 +88,9 @@ int64_t locate(const ReadableFile& file, const AVPacket& packet, std::vector<uin
 
 // The codecs whose key flag is a promise: nothing before such a packet is needed after it.
 bool key_flag_is_exact(const std::string& codec) {
-  static const std::set<std::string> kCodecs = {"vp8", "vp9", "av1", "mjpeg", "prores", "dnxhd",
-                                                "mpeg2video", "mpeg1video", "mpeg4", "rawvideo",
-                                                "ffv1", "huffyuv", "utvideo", "png"};
+  static const std::set<std::string> kCodecs = {
+      "vp8",        "vp9",   "av1",      "mjpeg", "prores",  "dnxhd",   "mpeg2video",
+      "mpeg1video", "mpeg4", "rawvideo", "ffv1",  "huffyuv", "utvideo", "png"};
   return kCodecs.contains(codec);
 }
 
@@ -100,8 +100,8 @@ bool is_h26x(const std::string& codec) { return codec == "h264" || codec == "hev
 // is a random-access point, and no picture is split over packets.
 bool frames_follow_from_packets(const PacketTable& table, bool saw_field, bool all_readable) {
   const std::string& container = table.stream.format_name;
-  const bool has_index = container.find("mp4") != std::string::npos ||
-                         container.find("matroska") != std::string::npos;
+  const bool has_index =
+      container.find("mp4") != std::string::npos || container.find("matroska") != std::string::npos;
   if (!has_index || !is_h26x(table.stream.codec) || saw_field || !all_readable) return false;
   if (table.corrupt_packets > 0) return false;
   for (int64_t i = 0; i < table.packet_count(); ++i) {
@@ -178,8 +178,8 @@ PacketTable scan_video(const std::string& path) {
     uint8_t flags = packet->flags & AV_PKT_FLAG_KEY ? kKeyPacket : 0;
     if (packet->flags & AV_PKT_FLAG_DISCARD) flags |= kDiscard;
     if (is_h26x(codec)) {
-      const NalSummary nal = summarize_packet(codec, table.stream.extradata,
-                                              {packet->data, size_t(packet->size)});
+      const NalSummary nal =
+          summarize_packet(codec, table.stream.extradata, {packet->data, size_t(packet->size)});
       all_readable &= nal.is_readable && nal.has_slices;
       if (nal.all_slices_idr) flags |= kRandomAccess;
       if (nal.all_slices_unreferenced) flags |= kDroppable;
@@ -199,12 +199,12 @@ PacketTable scan_video(const std::string& path) {
       position = locate(*file, *packet, scratch);
       if (position < 0) {
         table.direct_read = false;
-        table.direct_read_off = fmt::format("the bytes of packet {} do not lie in the file as they are",
-                                            table.size.size());
+        table.direct_read_off = fmt::format(
+            "the bytes of packet {} do not lie in the file as they are", table.size.size());
       } else if (av_packet_get_side_data(packet, AV_PKT_DATA_NEW_EXTRADATA, nullptr) != nullptr) {
         table.direct_read = false;
-        table.direct_read_off = fmt::format("packet {} changes the codec parameters",
-                                            table.size.size());
+        table.direct_read_off =
+            fmt::format("packet {} changes the codec parameters", table.size.size());
       }
     }
     table.position.push_back(position);

@@ -20,7 +20,8 @@ struct Tolerance {
   at::ScalarType dtype;
   double output, loss, gradient;
 };
-constexpr Tolerance kTolerances[] = {{at::kDouble, 1e-10, 1e-10, 1e-7}, {at::kFloat, 5e-6, 1e-6, 3e-5}};
+constexpr Tolerance kTolerances[] = {{at::kDouble, 1e-10, 1e-10, 1e-7},
+                                     {at::kFloat, 5e-6, 1e-6, 3e-5}};
 
 double scaled_error(const at::Tensor& got, const at::Tensor& want) {
   const at::Tensor a = got.detach().to(at::kDouble), b = want.to(at::kDouble);
@@ -40,7 +41,8 @@ VitOptions vit_of(const json& c) {
   return o;
 }
 
-void check_gradients(const Parameters& parameters, const SafetensorsFile& data, const Tolerance& t) {
+void check_gradients(const Parameters& parameters, const SafetensorsFile& data,
+                     const Tolerance& t) {
   for (const Parameter& p : parameters.all()) {
     const size_t parts = std::max<size_t>(1, p.spec.parts.size());
     const auto chunks = p.value.grad().chunk(int64_t(parts), 0);
@@ -67,7 +69,9 @@ void check_pretraining(const json& c, const SafetensorsFile& weights, const Safe
       data.get("in.pixel_values").to(t.dtype).permute({0, 2, 1, 3, 4});  // [B, 3, T, H, W]
   const at::Tensor mask = data.get("in.bool_masked_pos");
   const int64_t b = mask.size(0);
-  const auto ids_where = [&](const at::Tensor& m) { return at::nonzero(m).select(1, 1).view({b, -1}); };
+  const auto ids_where = [&](const at::Tensor& m) {
+    return at::nonzero(m).select(1, 1).view({b, -1});
+  };
   const at::Tensor visible = ids_where(mask.logical_not()), masked = ids_where(mask);
   const at::Tensor patches = patchify(pixels, grid);
   const BlockRunner runner;
@@ -84,9 +88,10 @@ void check_pretraining(const json& c, const SafetensorsFile& weights, const Safe
   const at::Tensor target =
       videomae_target(gather_tokens(patchify(raw, grid), masked), grid, c["norm_pix_loss"]);
   EXPECT_LT(scaled_error(target, data.get("mid.labels")), t.dtype == at::kDouble ? 1e-10 : 1e-4);
-  // In float32 the loss is taken against the fixture's own target: un-normalising loses digits there.
-  const at::Tensor loss = at::mse_loss(
-      logits, t.dtype == at::kDouble ? target : data.get("mid.labels").to(t.dtype));
+  // In float32 the loss is taken against the fixture's own target: un-normalising loses digits
+  // there.
+  const at::Tensor loss =
+      at::mse_loss(logits, t.dtype == at::kDouble ? target : data.get("mid.labels").to(t.dtype));
   EXPECT_NEAR(loss.item<double>() / data.get("out.loss").item<double>(), 1, t.loss);
   loss.backward();
   check_gradients(parameters, data, t);

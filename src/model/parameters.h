@@ -23,14 +23,14 @@ enum class Init {
 };
 
 struct ParameterSpec {
-  std::string name;             // published (Hugging Face) name
+  std::string name;  // published (Hugging Face) name
   std::vector<int64_t> shape;
-  int block = 0;                // which flat buffer: 0 embeddings, 1..depth blocks, then heads
-  bool decays = true;           // weight decay applies; never for norms, biases, tokens, positions
+  int block = 0;       // which flat buffer: 0 embeddings, 1..depth blocks, then heads
+  bool decays = true;  // weight decay applies; never for norms, biases, tokens, positions
   Init init = Init::kXavierUniform;
   double scale = 0.02;
-  // Published names when one parameter holds several tensors, stacked in equal parts along the first
-  // dimension (query, key, value); empty: `name`. Xavier limits then count each part alone.
+  // Published names when one parameter holds several tensors, stacked in equal parts along the
+  // first dimension (query, key, value); empty: `name`. Xavier limits then count each part alone.
   std::vector<std::string> parts;
 };
 
@@ -70,8 +70,8 @@ class Parameters {
 
   // Views under their published names, sorted.
   std::vector<NamedTensor> published() const;
-  // Copies `tensors` into the parameters of those names (converting the dtype). Returns the names of
-  // parameters that no tensor was given for, and of tensors that no parameter has. Throws
+  // Copies `tensors` into the parameters of those names (converting the dtype). Returns the names
+  // of parameters that no tensor was given for, and of tensors that no parameter has. Throws
   // Error(kData) on another shape, naming both.
   struct Unmatched {
     std::vector<std::string> missing, unused;

@@ -49,7 +49,8 @@ TEST(Parameters, GradientsLandInTheFlatBuffers) {
   EXPECT_GT(norm, 0);
   // A second backward adds; zero_grad clears through the same memory.
   t.parameters.zero_grad();
-  for (const Parameter& p : t.parameters.all()) EXPECT_EQ(p.value.grad().abs().max().item<float>(), 0);
+  for (const Parameter& p : t.parameters.all())
+    EXPECT_EQ(p.value.grad().abs().max().item<float>(), 0);
 }
 
 TEST(Parameters, NormsBiasesAndTokensDoNotDecay) {
@@ -87,7 +88,8 @@ TEST(Safetensors, WritesWhatItReadsInEveryDtype) {
   const TempFolder folder;
   const std::string path = folder.path() + "/x.safetensors";
   std::vector<NamedTensor> tensors;
-  for (auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt, at::kByte, at::kBool})
+  for (auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt,
+                    at::kByte, at::kBool})
     tensors.emplace_back(at::toString(type), at::randn({3, 5}).mul(50).abs().to(type));
   tensors.emplace_back("scalar", at::tensor(2.5));
   tensors.emplace_back("empty", at::empty({0, 4}));

@@ -15,9 +15,9 @@ struct DtypeName {
   at::ScalarType type;
   const char* name;
 };
-constexpr DtypeName kDtypes[] = {{at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},
-                                 {at::kBFloat16, "BF16"}, {at::kLong, "I64"}, {at::kInt, "I32"},
-                                 {at::kByte, "U8"}, {at::kBool, "BOOL"}};
+constexpr DtypeName kDtypes[] = {{at::kDouble, "F64"},    {at::kFloat, "F32"}, {at::kHalf, "F16"},
+                                 {at::kBFloat16, "BF16"}, {at::kLong, "I64"},  {at::kInt, "I32"},
+                                 {at::kByte, "U8"},       {at::kBool, "BOOL"}};
 
 const char* name_of(at::ScalarType type) {
   for (const DtypeName& d : kDtypes)
@@ -27,7 +27,8 @@ const char* name_of(at::ScalarType type) {
 
 }  // namespace
 
-uint64_t write_safetensors(Env* env, const std::string& path, const std::vector<NamedTensor>& tensors,
+uint64_t write_safetensors(Env* env, const std::string& path,
+                           const std::vector<NamedTensor>& tensors,
                            const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header;
   if (!metadata.empty()) header["__metadata__"] = metadata;
@@ -106,8 +107,8 @@ SafetensorsFile read_safetensors(Env* env, const std::string& path) {
       }
       if (begin < 0 || end < begin || end > data_size ||
           end - begin != count * int64_t(at::elementSize(found->type)))
-        damaged(fmt::format("{} lies at bytes {} to {}, which do not fit its shape or the file", name,
-                            begin, end));
+        damaged(fmt::format("{} lies at bytes {} to {}, which do not fit its shape or the file",
+                            name, begin, end));
       at::Tensor tensor = at::empty(shape, found->type);
       if (count > 0)
         file->read(data_start + begin,

@@ -10,10 +10,11 @@
 
 namespace keiko::model {
 
-// Writes tensors (any of F64 F32 F16 BF16 I64 I32 U8 BOOL; made contiguous) and string metadata, and
-// syncs the file. Does not rename: the caller decides when it counts. Returns the bytes' xxh3.
+// Writes tensors (any of F64 F32 F16 BF16 I64 I32 U8 BOOL; made contiguous) and string metadata,
+// and syncs the file. Does not rename: the caller decides when it counts. Returns the bytes' xxh3.
 // Throws Error(kIo).
-uint64_t write_safetensors(Env* env, const std::string& path, const std::vector<NamedTensor>& tensors,
+uint64_t write_safetensors(Env* env, const std::string& path,
+                           const std::vector<NamedTensor>& tensors,
                            const std::map<std::string, std::string>& metadata = {});
 
 struct SafetensorsFile {

@@ -29,7 +29,10 @@ VideoMaeEncoder::VideoMaeEncoder(Parameters& parameters, const VitOptions& o, co
   embed_.bias = parameters.declare({embed + ".bias", {o.width}, 0, false, Init::kZeros});
   positions_ = o.positions == "learned"
                    ? parameters.declare({"videomae.embeddings.position_embeddings",
-                                         {1, grid.count(), o.width}, 0, false, Init::kTruncNormal})
+                                         {1, grid.count(), o.width},
+                                         0,
+                                         false,
+                                         Init::kTruncNormal})
                    : sinusoid_table(grid.count(), o.width, parameters.dtype());
   for (int64_t i = 0; i < o.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("videomae.encoder.layer.{}", i),
@@ -44,26 +47,29 @@ at::Tensor VideoMaeEncoder::forward(const at::Tensor& patches, const at::Tensor&
   at::Tensor x = at::linear(patches, embed_.weight.flatten(1), embed_.bias) +
                  positions_[0].index_select(0, ids.flatten()).view({ids.size(0), ids.size(1), -1});
   for (size_t i = 0; i < blocks_.size(); ++i)
-    x = runner.run(int(1 + i), [&](const at::Tensor& in) {
-      return blocks_[i].forward(in, keep_of(keep, int64_t(i)));
-    }, x);
+    x = runner.run(
+        int(1 + i),
+        [&](const at::Tensor& in) { return blocks_[i].forward(in, keep_of(keep, int64_t(i))); }, x);
   return has_final_norm_ ? norm_.forward(x) : x;
 }
 
 VideoMaePretraining::VideoMaePretraining(Parameters& parameters, const VitOptions& e,
                                          const DecoderOptions& d, const TokenGrid& grid)
     : encoder_(parameters, e, grid, true), options_(d), first_block_(int(e.depth) + 1) {
-  to_decoder_ = declare_linear(parameters, "encoder_to_decoder", first_block_, e.width, d.width, false);
-  mask_token_ = parameters.declare(
-      {"mask_token", {1, 1, d.width}, first_block_, false, Init::kTruncNormal});
-  positions_ = e.positions == "learned"
-                   ? parameters.declare({"decoder.position_embeddings", {1, grid.count(), d.width},
-                                         first_block_, false, Init::kTruncNormal})
-                   : sinusoid_table(grid.count(), d.width, parameters.dtype());
+  to_decoder_ =
+      declare_linear(parameters, "encoder_to_decoder", first_block_, e.width, d.width, false);
+  mask_token_ =
+      parameters.declare({"mask_token", {1, 1, d.width}, first_block_, false, Init::kTruncNormal});
+  positions_ = e.positions == "learned" ? parameters.declare({"decoder.position_embeddings",
+                                                              {1, grid.count(), d.width},
+                                                              first_block_,
+                                                              false,
+                                                              Init::kTruncNormal})
+                                        : sinusoid_table(grid.count(), d.width, parameters.dtype());
   for (int64_t i = 0; i < d.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("decoder.decoder_layers.{}", i),
-                                    first_block_ + int(i), d.width,
-                                    decoder_mlp_width(d, e), d.heads, e.layer_norm_eps));
+                                    first_block_ + int(i), d.width, decoder_mlp_width(d, e),
+                                    d.heads, e.layer_norm_eps));
   const int last = first_block_ + int(d.depth) - 1;
   norm_ = declare_norm(parameters, "decoder.norm", last, d.width, kHeadNormEps);
   head_ = declare_linear(parameters, "decoder.head", last, d.width, grid.patch_values());
@@ -80,15 +86,15 @@ at::Tensor VideoMaePretraining::forward(const at::Tensor& patches, const at::Ten
   const at::Tensor hidden = mask_token_.to(seen.scalar_type()) + positions_at(masked);
   at::Tensor x = at::cat({seen, hidden.to(seen.scalar_type())}, 1);
   for (size_t i = 0; i < blocks_.size(); ++i)
-    x = runner.run(first_block_ + int(i), [&](const at::Tensor& in) {
-      return blocks_[i].forward(in, {});
-    }, x);
+    x = runner.run(
+        first_block_ + int(i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}); }, x);
   return head_.forward(norm_.forward(x.narrow(1, k, m)));
 }
 
 VideoMaeClassifier::VideoMaeClassifier(Parameters& parameters, const VitOptions& o,
                                        const TokenGrid& grid, int64_t classes)
-    : encoder_(parameters, o, grid, false), all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {
+    : encoder_(parameters, o, grid, false),
+      all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {
   const int last = int(o.depth) + 1;
   fc_norm_ = declare_norm(parameters, "fc_norm", last, o.width, kHeadNormEps);
   // VideoMAE's fine-tuning starts the head near zero: trunc_normal(0.02) times 0.001.

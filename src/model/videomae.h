@@ -81,8 +81,9 @@ class VideoMaeClassifier {
   Linear classifier_;
 };
 
-// Pixels in [0, 1] as patches [B, M, P] (channel first) -> targets [B, M, P] in the order frame, row,
-// column, channel. `normalise`: per patch and channel, minus mean, over sqrt(unbiased variance)+1e-6.
+// Pixels in [0, 1] as patches [B, M, P] (channel first) -> targets [B, M, P] in the order frame,
+// row, column, channel. `normalise`: per patch and channel, minus mean, over sqrt(unbiased
+// variance)+1e-6.
 at::Tensor videomae_target(const at::Tensor& pixels, const TokenGrid& grid, bool normalise);
 // The inverse of the order alone: [B, M, P] frame, row, column, channel -> channel first.
 at::Tensor channels_first(const at::Tensor& target, const TokenGrid& grid);

@@ -50,8 +50,9 @@ TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t size) {
          std::max(vit.tubelet_size, num_frames / vit.tubelet_size * vit.tubelet_size),
          (num_frames / vit.tubelet_size + 1) * vit.tubelet_size);
   if (size % vit.patch_size != 0)
-    fail(ErrorKind::kUsage, "clip.size = {} is not a multiple of objective.patch_size = {}; use {} or {}",
-         size, vit.patch_size, std::max(vit.patch_size, size / vit.patch_size * vit.patch_size),
+    fail(ErrorKind::kUsage,
+         "clip.size = {} is not a multiple of objective.patch_size = {}; use {} or {}", size,
+         vit.patch_size, std::max(vit.patch_size, size / vit.patch_size * vit.patch_size),
          (size / vit.patch_size + 1) * vit.patch_size);
   return {num_frames / vit.tubelet_size, size / vit.patch_size, size / vit.patch_size,
           vit.tubelet_size, vit.patch_size};
@@ -155,7 +156,12 @@ Block declare_block(Parameters& parameters, const std::string& prefix, int index
   block.heads = heads;
   block.before = declare_norm(parameters, prefix + ".layernorm_before", index, width, eps);
   block.qkv_weight = parameters.declare(
-      {attention + "qkv.weight", {3 * width, width}, index, true, Init::kXavierUniform, 0,
+      {attention + "qkv.weight",
+       {3 * width, width},
+       index,
+       true,
+       Init::kXavierUniform,
+       0,
        {attention + "query.weight", attention + "key.weight", attention + "value.weight"}});
   block.q_bias = parameters.declare({attention + "q_bias", {width}, index, false, Init::kZeros});
   block.v_bias = parameters.declare({attention + "v_bias", {width}, index, false, Init::kZeros});

@@ -20,11 +20,11 @@ inline constexpr float kImageNetMean[3] = {0.485f, 0.456f, 0.406f};
 inline constexpr float kImageNetStd[3] = {0.229f, 0.224f, 0.225f};
 
 struct VitOptions {
-  std::string model = "base";      // tiny, small, base, large, or custom: then the three below
+  std::string model = "base";  // tiny, small, base, large, or custom: then the three below
   int64_t width = 768, depth = 12, heads = 12;
   double mlp_ratio = 4;
-  int64_t patch_size = 16;         // pixels
-  int64_t tubelet_size = 2;        // frames
+  int64_t patch_size = 16;             // pixels
+  int64_t tubelet_size = 2;            // frames
   std::string positions = "sinusoid";  // or "learned"
   double layer_norm_eps = 1e-6;
 
@@ -53,7 +53,8 @@ at::Tensor unpatchify(const at::Tensor& patches, const TokenGrid& grid);
 // Rows `ids` [B, K] (int64) of `tokens` [B, N, C] -> [B, K, C].
 at::Tensor gather_tokens(const at::Tensor& tokens, const at::Tensor& ids);
 // uint8 patches -> (x / 255 - mean) / std in `dtype`.
-at::Tensor normalise_patches(const at::Tensor& patches, const TokenGrid& grid, at::ScalarType dtype);
+at::Tensor normalise_patches(const at::Tensor& patches, const TokenGrid& grid,
+                             at::ScalarType dtype);
 
 // VideoMAE's table over the flattened token index: sin at even, cos at odd channels, angle
 // p / 10000^(2 floor(j/2) / D); computed in double, rounded once to float32. [1, n, width].
@@ -78,7 +79,8 @@ struct Block {
   Linear out, fc1, fc2;
   int64_t heads = 1;
 
-  // `keep` is undefined, or [2, B]: what the two branches of each clip are multiplied by (drop-path).
+  // `keep` is undefined, or [2, B]: what the two branches of each clip are multiplied by
+  // (drop-path).
   at::Tensor forward(const at::Tensor& x, const at::Tensor& keep) const;
 };
 

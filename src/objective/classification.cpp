@@ -26,8 +26,8 @@ class Classification : public Objective {
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
     const at::Tensor logits = forward(batch, drop_path(batch.positions), runner);
-    const at::Tensor loss = at::cross_entropy_loss(logits, batch.label, {}, at::Reduction::Sum, -100,
-                                                   options_.label_smoothing);
+    const at::Tensor loss = at::cross_entropy_loss(logits, batch.label, {}, at::Reduction::Sum,
+                                                   -100, options_.label_smoothing);
     return {loss, logits.detach().argmax(1).eq(batch.label).sum().to(at::kDouble).view({1})};
   }
   std::vector<std::string> metric_names() const override { return {"top1"}; }
@@ -43,6 +43,7 @@ class Classification : public Objective {
 
   std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
     const auto unmatched = parameters_.load(tensors);
+    refuse_lost_positions(unmatched.unused);
     std::string fresh;
     for (const std::string& name : unmatched.missing) {
       if (name.rfind("videomae.", 0) == 0)
@@ -54,7 +55,11 @@ class Classification : public Objective {
   }
 
   nlohmann::ordered_json config() const override {
-    return model::videomae_config(options_.vit, nullptr, grid_, false, class_names_);
+    // transformers counts classes by their names: a wider head gets names for the rest.
+    std::vector<std::string> names = class_names_;
+    while (int64_t(names.size()) < options_.num_classes)
+      names.push_back(fmt::format("unused_{}", names.size()));
+    return model::videomae_config(options_.vit, nullptr, grid_, false, names);
   }
 
   double flops_per_clip() const override {
@@ -68,11 +73,12 @@ class Classification : public Objective {
   at::Tensor forward(const MicroBatch& batch, const at::Tensor& keep,
                      const model::BlockRunner& runner) const {
     const at::Tensor patches = model::patchify(batch.video, grid_);
-    return model_.forward(model::normalise_patches(patches, grid_, parameters_.dtype()), keep, runner);
+    return model_.forward(model::normalise_patches(patches, grid_, parameters_.dtype()), keep,
+                          runner);
   }
 
-  // Stochastic depth (Huang et al. 2016): each branch of each clip is dropped with a probability that
-  // grows with depth, and scaled up otherwise. [depth, 2, b], or undefined when off.
+  // Stochastic depth (Huang et al. 2016): each branch of each clip is dropped with a probability
+  // that grows with depth, and scaled up otherwise. [depth, 2, b], or undefined when off.
   at::Tensor drop_path(const std::vector<int64_t>& positions) const {
     if (options_.drop_path == 0) return {};
     const int64_t depth = options_.vit.depth, b = int64_t(positions.size());
@@ -80,9 +86,8 @@ class Classification : public Objective {
     for (int64_t i = 0; i < b; ++i) {
       Rng rng(seed_, Stream::kDropPath, uint64_t(positions[size_t(i)]));
       for (int64_t layer = 0; layer < depth; ++layer) {
-        const double rate =
-            depth == 1 ? options_.drop_path
-                       : options_.drop_path * double(layer) / double(depth - 1);
+        const double rate = depth == 1 ? options_.drop_path
+                                       : options_.drop_path * double(layer) / double(depth - 1);
         for (int64_t branch = 0; branch < 2; ++branch)
           keep.index_put_({layer, branch, i}, rng.uniform() < rate ? 0.0 : 1 / (1 - rate));
       }
@@ -137,7 +142,8 @@ nlohmann::ordered_json summarize_classification(const at::Tensor& rows,
 void ClassificationOptions::bind(config::Binder& b) {
   vit.bind(b);
   b.key("num_classes", num_classes, "0 is as many as the data has").at_least(0);
-  b.key("label_smoothing", label_smoothing, "share of the target spread over all classes").range(0, 0.99);
+  b.key("label_smoothing", label_smoothing, "share of the target spread over all classes")
+      .range(0, 0.99);
   b.key("drop_path", drop_path, "stochastic depth of the last block").range(0, 0.99);
 }
 
@@ -146,7 +152,8 @@ std::unique_ptr<Objective> ClassificationOptions::make(const ObjectiveContext& c
   const int64_t known = int64_t(context.class_names.size());
   if (known == 0)
     fail(ErrorKind::kUsage,
-         "the data has no labels, which classification needs; put each class into a folder of its own, "
+         "the data has no labels, which classification needs; put each class into a folder of its "
+         "own, "
          "or index a list of `path label` lines");
   if (num_classes == 0) resolved.num_classes = known;
   if (resolved.num_classes < known)

@@ -40,8 +40,8 @@ class MaskedAutoencoding : public Objective {
   // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what
   // a model could say without having learned anything; and what the constant prediction needs.
   std::vector<std::string> evaluation_columns() const override {
-    return {"loss", "frozen_loss", "visible_mean_loss", "copy_last_loss",
-            "sum_red", "sum_green", "sum_blue", "squares"};
+    return {"loss",    "frozen_loss", "visible_mean_loss", "copy_last_loss",
+            "sum_red", "sum_green",   "sum_blue",          "squares"};
   }
 
   at::Tensor evaluate(const MicroBatch& batch) override {
@@ -50,8 +50,8 @@ class MaskedAutoencoding : public Objective {
     const Split split = split_tokens(batch.positions);
     const at::Tensor patches = model::patchify(batch.video, grid_);
     const at::Tensor wanted = target(patches, split).to(at::kDouble);
-    const at::Tensor frozen = model::patchify(
-        batch.video.select(2, 0).unsqueeze(2).expand(batch.video.sizes()), grid_);
+    const at::Tensor frozen =
+        model::patchify(batch.video.select(2, 0).unsqueeze(2).expand(batch.video.sizes()), grid_);
     const int64_t b = wanted.size(0);
     at::Tensor rows = at::full({b, 8}, std::nan(""), at::kDouble);
     rows.select(1, 0).copy_(clip_losses(predict(patches, split, runner).to(at::kDouble), wanted));
@@ -70,13 +70,15 @@ class MaskedAutoencoding : public Objective {
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
     const int64_t n = rows.size(0);
     const double values = double(hidden_ * grid_.patch_values());  // of one clip
-    const auto mean_of = [&](int64_t column) { return rows.select(1, column).mean().item<double>(); };
+    const auto mean_of = [&](int64_t column) {
+      return rows.select(1, column).mean().item<double>();
+    };
     // The best constant is the mean of each channel over all clips that are evaluated: what a model
     // that learned nothing but the average would reach at best.
     const at::Tensor means = rows.narrow(1, 4, 3).sum(0) / (double(n) * values / 3);
-    const at::Tensor constant =
-        (rows.select(1, 7) - 2 * at::matmul(rows.narrow(1, 4, 3), means) +
-         values / 3 * means.square().sum()) / values;
+    const at::Tensor constant = (rows.select(1, 7) - 2 * at::matmul(rows.narrow(1, 4, 3), means) +
+                                 values / 3 * means.square().sum()) /
+                                values;
     const at::Tensor gain = constant - rows.select(1, 0);
     nlohmann::ordered_json out;
     out["clips"] = n;
@@ -96,6 +98,7 @@ class MaskedAutoencoding : public Objective {
 
   std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
     const auto unmatched = parameters_.load(tensors);
+    refuse_lost_positions(unmatched.unused);
     for (const std::string& name : unmatched.missing)
       if (name.rfind("videomae.", 0) == 0)
         fail(ErrorKind::kData, "init_from: the checkpoint has no {}", name);
@@ -105,7 +108,8 @@ class MaskedAutoencoding : public Objective {
   }
 
   nlohmann::ordered_json config() const override {
-    return model::videomae_config(options_.vit, &options_.decoder, grid_, options_.norm_pix_loss, {});
+    return model::videomae_config(options_.vit, &options_.decoder, grid_, options_.norm_pix_loss,
+                                  {});
   }
 
   std::vector<model::NamedTensor> fields(const MicroBatch& batch) override {
@@ -118,7 +122,8 @@ class MaskedAutoencoding : public Objective {
     const c10::NoGradGuard no_grad;
     const Split split = split_tokens(batch.positions);
     const at::Tensor patches = model::patchify(batch.video, grid_);
-    at::Tensor predicted = model::channels_first(predict(patches, split, model::BlockRunner()), grid_);
+    at::Tensor predicted =
+        model::channels_first(predict(patches, split, model::BlockRunner()), grid_);
     const at::Tensor truth = pixels(patches, split.masked);
     if (options_.norm_pix_loss) {
       // The model predicts each patch up to its own mean and spread: lend it the true ones.
@@ -132,14 +137,16 @@ class MaskedAutoencoding : public Objective {
       const at::Tensor mean = at::tensor(at::ArrayRef<float>(model::kImageNetMean, 3)).to(dtype);
       const at::Tensor std = at::tensor(at::ArrayRef<float>(model::kImageNetStd, 3)).to(dtype);
       const auto shape = predicted.sizes().vec();
-      predicted = (predicted.view({shape[0], shape[1], 3, -1}) * std.view({3, 1}) + mean.view({3, 1}))
-                      .view(shape);
+      predicted =
+          (predicted.view({shape[0], shape[1], 3, -1}) * std.view({3, 1}) + mean.view({3, 1}))
+              .view(shape);
     }
     const at::Tensor index = split.masked.unsqueeze(2).expand({-1, -1, patches.size(2)});
     const at::Tensor hidden = patches.scatter(1, index, 128);
     const at::Tensor filled =
         patches.scatter(1, index, predicted.mul(255).round().clamp(0, 255).to(at::kByte));
-    return at::stack({batch.video, model::unpatchify(hidden, grid_), model::unpatchify(filled, grid_)}, 1);
+    return at::stack(
+        {batch.video, model::unpatchify(hidden, grid_), model::unpatchify(filled, grid_)}, 1);
   }
 
   double flops_per_clip() const override {
@@ -167,8 +174,8 @@ class MaskedAutoencoding : public Objective {
 
   at::Tensor predict(const at::Tensor& patches, const Split& split,
                      const model::BlockRunner& runner) const {
-    const at::Tensor seen = model::normalise_patches(
-        model::gather_tokens(patches, split.visible), grid_, parameters_.dtype());
+    const at::Tensor seen = model::normalise_patches(model::gather_tokens(patches, split.visible),
+                                                     grid_, parameters_.dtype());
     return model_.forward(seen, split.visible, split.masked, runner);
   }
 
@@ -176,7 +183,8 @@ class MaskedAutoencoding : public Objective {
     return !options_.norm_pix_loss && options_.pixel_target == "imagenet";
   }
 
-  // The patches `ids` in the units of the target: [0, 1], or minus ImageNet's mean and over its std.
+  // The patches `ids` in the units of the target: [0, 1], or minus ImageNet's mean and over its
+  // std.
   at::Tensor pixels(const at::Tensor& patches, const at::Tensor& ids) const {
     const at::Tensor chosen = model::gather_tokens(patches, ids);
     if (in_imagenet_units()) return model::normalise_patches(chosen, grid_, parameters_.dtype());
@@ -206,7 +214,8 @@ class MaskedAutoencoding : public Objective {
 
   // Every hidden frame is the last visible one.
   at::Tensor copy_last(const at::Tensor& video, const Split& split) const {
-    const int64_t seen = (grid_.count() - hidden_) / (grid_.rows * grid_.columns) * grid_.tubelet_size;
+    const int64_t seen =
+        (grid_.count() - hidden_) / (grid_.rows * grid_.columns) * grid_.tubelet_size;
     const at::Tensor still = video.select(2, seen - 1).unsqueeze(2).expand(video.sizes());
     return model::videomae_target(pixels(model::patchify(still, grid_), split.masked), grid_, false)
         .to(at::kDouble);
@@ -234,7 +243,8 @@ void MaskedAutoencodingOptions::bind(config::Binder& b) {
   b.key("decoder_depth", decoder.depth, "decoder blocks").range(1, 1024);
   b.key("decoder_heads", decoder.heads, "decoder attention heads").range(1, 1024);
   if (decoder.width % decoder.heads != 0)
-    b.refuse("decoder_width", fmt::format("is not a multiple of decoder_heads = {}", decoder.heads));
+    b.refuse("decoder_width",
+             fmt::format("is not a multiple of decoder_heads = {}", decoder.heads));
   b.choice("mask", mask.kind, {"tube", "random", "future"},
            "tube (same places at all times), random, or future (the end of the clip)");
   b.key("mask_ratio", mask.ratio, "share of tokens that is hidden").range(0.01, 0.99);

@@ -9,7 +9,7 @@ namespace keiko::objective {
 
 struct MaskedAutoencodingOptions : ObjectiveOptions {
   model::VitOptions vit;
-  model::DecoderOptions decoder;  // width, depth and heads 0 in a recipe: the published ones
+  model::DecoderOptions decoder;  // keys left out: the published ones
   MaskRule mask;
   bool norm_pix_loss = true;
   std::string pixel_target = "unit";  // without norm_pix_loss: "unit" [0, 1], or "imagenet" units

@@ -29,10 +29,11 @@ int64_t hidden_count(const MaskRule& rule, const model::TokenGrid& g) {
   if (rule.kind == "tube") hidden = int64_t(rule.ratio * double(spatial)) * g.times;
   if (rule.kind == "future") hidden = std::llround(rule.ratio * double(g.times)) * spatial;
   if (hidden <= 0 || hidden >= g.count())
-    fail(ErrorKind::kUsage,
-         "objective.mask_ratio = {} hides {} of {} tokens with mask {}; at least one must be hidden "
-         "and one seen",
-         rule.ratio, hidden, g.count(), rule.kind);
+    fail(
+        ErrorKind::kUsage,
+        "objective.mask_ratio = {} hides {} of {} tokens with mask {}; at least one must be hidden "
+        "and one seen",
+        rule.ratio, hidden, g.count(), rule.kind);
   return hidden;
 }
 

@@ -34,6 +34,14 @@ void ObjectiveChoice::bind(config::Binder& b) {
   if (options) options->bind(b);
 }
 
+void refuse_lost_positions(const std::vector<std::string>& unused) {
+  for (const std::string& name : unused)
+    if (name == "videomae.embeddings.position_embeddings")
+      fail(ErrorKind::kData,
+           "init_from: the checkpoint has learned positions, but this model has a fixed table; set "
+           "objective.positions: learned");
+}
+
 Interval wilson_interval(int64_t hits, int64_t n) {
   if (n == 0) return {0, 1};
   constexpr double z = 1.959963984540054;

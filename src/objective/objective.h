@@ -53,14 +53,16 @@ class Objective {
   virtual bool needs_label() const { return false; }
   // All weights under published names, those that are not trained too.
   virtual std::vector<model::NamedTensor> weights() { return parameters().published(); }
-  virtual model::Parameters::Unmatched load_weights(const std::vector<model::NamedTensor>& tensors) {
+  virtual model::Parameters::Unmatched load_weights(
+      const std::vector<model::NamedTensor>& tensors) {
     return parameters().load(tensors);
   }
   // Starts from another run's weights: takes what fits by name, and says what was left as it was.
   // Throws Error(kData) when a part that must come from there is missing, naming it.
   virtual std::string start_from(const std::vector<model::NamedTensor>& tensors) = 0;
-  // A fresh run shows its first calibration_clips() samples to calibrate() before step 0, in batches,
-  // the same ones to every rank: for statistics of the data that the model needs. Resumed runs do not.
+  // A fresh run shows its first calibration_clips() samples to calibrate() before step 0, in
+  // batches, the same ones to every rank: for statistics of the data that the model needs. Resumed
+  // runs do not.
   virtual int64_t calibration_clips() const { return 0; }
   virtual void calibrate(const MicroBatch& batch) { (void)batch; }
   // What calibration found, as live tensors: part of weights(), equal on all ranks.
@@ -72,7 +74,8 @@ class Objective {
     (void)batch;
     return {};
   }
-  // Rows of clips to look at, uint8 [b, rows, 3, T, H, W]: the input, what is hidden, what came back.
+  // Rows of clips to look at, uint8 [b, rows, 3, T, H, W]: the input, what is hidden, what came
+  // back.
   virtual at::Tensor picture(const MicroBatch& batch) { return batch.video.unsqueeze(1); }
   // Floating-point operations of one clip, forward and backward, without recomputation.
   virtual double flops_per_clip() const = 0;
@@ -107,6 +110,10 @@ struct ObjectiveChoice {
 
   void bind(config::Binder& b);
 };
+
+// Throws Error(kData) when `unused` tensors of a checkpoint hold learned positions: a model with
+// another position embedding would load, and compute something else.
+void refuse_lost_positions(const std::vector<std::string>& unused);
 
 // 95% Wilson score interval of `hits` out of `n` (Wilson 1927).
 struct Interval {

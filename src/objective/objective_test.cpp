@@ -13,8 +13,7 @@
 namespace keiko::objective {
 namespace {
 
-constexpr const char* kSmall =
-    "model: custom, width: 24, depth: 2, heads: 2, patch_size: 8";
+constexpr const char* kSmall = "model: custom, width: 24, depth: 2, heads: 2, patch_size: 8";
 
 std::unique_ptr<Objective> make(const std::string& keys, at::ScalarType dtype = at::kDouble) {
   const config::Node node = config::parse_yaml("{" + keys + "}", "test");
@@ -68,8 +67,10 @@ TEST(Masks, NoneOrAllIsRefused) {
 // micro-batches exact.
 TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
   for (const std::string& keys :
-       {std::string("name: videomae, mask_ratio: 0.5, decoder_width: 16, decoder_heads: 2, ") + kSmall,
-        std::string("name: videomae, norm_pix_loss: false, mask: random, decoder_heads: 1, ") + kSmall,
+       {std::string("name: videomae, mask_ratio: 0.5, decoder_width: 16, decoder_heads: 2, ") +
+            kSmall,
+        std::string("name: videomae, norm_pix_loss: false, mask: random, decoder_heads: 1, ") +
+            kSmall,
         std::string("name: classification, drop_path: 0.3, label_smoothing: 0.1, ") + kSmall,
         std::string("name: probe, ") + kSmall}) {
     const auto objective = make(keys);
@@ -81,7 +82,8 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
     for (auto& buffer : objective->parameters().buffers()) gradients.push_back(buffer.grad.clone());
     objective->parameters().zero_grad();
     double sum = 0;
-    for (const auto& [first, last] : std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 4}, {4, 6}}) {
+    for (const auto& [first, last] :
+         std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 4}, {4, 6}}) {
       MicroBatch part{whole.video.narrow(0, first, last - first),
                       whole.label.narrow(0, first, last - first),
                       {whole.positions.begin() + first, whole.positions.begin() + last}};
@@ -91,37 +93,43 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
     }
     EXPECT_NEAR(sum, loss.item<double>(), 1e-10) << keys;
     for (size_t i = 0; i < gradients.size(); ++i)
-      EXPECT_LT((gradients[i] - objective->parameters().buffers()[i].grad).abs().max().item<double>(),
-                1e-11)
+      EXPECT_LT(
+          (gradients[i] - objective->parameters().buffers()[i].grad).abs().max().item<double>(),
+          1e-11)
           << keys << " " << objective->parameters().buffers()[i].name;
   }
 }
 
 TEST(Objective, EvaluationAgreesWithTheTrainingLoss) {
-  for (const std::string& keys :
-       {std::string("name: videomae, mask: future, mask_ratio: 0.5, norm_pix_loss: false, decoder_heads: 1, ") + kSmall,
-        std::string("name: classification, ") + kSmall}) {
+  for (const std::string& keys : {std::string("name: videomae, mask: future, mask_ratio: 0.5, "
+                                              "norm_pix_loss: false, decoder_heads: 1, ") +
+                                      kSmall,
+                                  std::string("name: classification, ") + kSmall}) {
     const auto objective = make(keys);
     const MicroBatch batch = batch_of(5);
     const at::Tensor rows = objective->evaluate(batch);
     EXPECT_NEAR(rows.select(1, 0).sum().item<double>(),
                 objective->loss(batch, model::BlockRunner()).loss.item<double>(), 1e-10);
-    EXPECT_NEAR(objective->summarize(rows)["loss"].get<double>(), rows.select(1, 0).mean().item<double>(), 1e-12);
+    EXPECT_NEAR(objective->summarize(rows)["loss"].get<double>(),
+                rows.select(1, 0).mean().item<double>(), 1e-12);
   }
 }
 
 TEST(Objective, BaselinesAreWhatTheirNamesSay) {
-  const auto objective =
-      make(std::string("name: videomae, mask: future, mask_ratio: 0.5, norm_pix_loss: false, decoder_heads: 1, ") + kSmall);
+  const auto objective = make(std::string("name: videomae, mask: future, mask_ratio: 0.5, "
+                                          "norm_pix_loss: false, decoder_heads: 1, ") +
+                              kSmall);
   MicroBatch batch = batch_of(4);
   const auto summary = objective->summarize(objective->evaluate(batch));
   // By hand: frames 2 and 3 are hidden.
   const at::Tensor x = batch.video.to(at::kDouble) / 255;
   const at::Tensor hidden = x.narrow(2, 2, 2), seen = x.narrow(2, 0, 2);
   const at::Tensor constant = hidden.mean(at::IntArrayRef{0, 2, 3, 4}, true);
-  EXPECT_NEAR(summary["constant_loss"].get<double>(), (hidden - constant).square().mean().item<double>(), 1e-12);
+  EXPECT_NEAR(summary["constant_loss"].get<double>(),
+              (hidden - constant).square().mean().item<double>(), 1e-12);
   EXPECT_NEAR(summary["visible_mean_loss"].get<double>(),
-              (hidden - seen.mean(at::IntArrayRef{2, 3, 4}, true)).square().mean().item<double>(), 1e-12);
+              (hidden - seen.mean(at::IntArrayRef{2, 3, 4}, true)).square().mean().item<double>(),
+              1e-12);
   EXPECT_NEAR(summary["copy_last_loss"].get<double>(),
               (hidden - x.narrow(2, 1, 1)).square().mean().item<double>(), 1e-12);
   // Clips whose frames are all the same lose nothing when the visible ones are frozen.

@@ -53,7 +53,8 @@ class Probe : public Objective {
     for (auto& entry : statistics()) all.push_back(std::move(entry));
     return all;
   }
-  model::Parameters::Unmatched load_weights(const std::vector<model::NamedTensor>& tensors) override {
+  model::Parameters::Unmatched load_weights(
+      const std::vector<model::NamedTensor>& tensors) override {
     const auto encoder = frozen_.load(tensors);
     auto head = parameters_.load(encoder_rest(tensors, encoder.unused));
     head.missing.insert(head.missing.end(), encoder.missing.begin(), encoder.missing.end());
@@ -71,6 +72,7 @@ class Probe : public Objective {
   }
   std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
     const auto unmatched = frozen_.load(tensors);
+    refuse_lost_positions(unmatched.unused);
     if (!unmatched.missing.empty())
       fail(ErrorKind::kData, "init_from: the checkpoint has no {}", unmatched.missing[0]);
     return fmt::format("frozen encoder taken; {} tensors of the checkpoint unused",
@@ -91,7 +93,8 @@ class Probe : public Objective {
   }
   nlohmann::ordered_json config() const override {
     auto c = model::videomae_config(options_.vit, nullptr, grid_, false, class_names_);
-    c["architectures"] = {"KeikoLinearProbe"};  // features without fc_norm: not a transformers class
+    c["architectures"] = {
+        "KeikoLinearProbe"};  // features without fc_norm: not a transformers class
     return c;
   }
   double flops_per_clip() const override {
@@ -102,8 +105,8 @@ class Probe : public Objective {
   }
 
  private:
-  static std::vector<model::NamedTensor> encoder_rest(const std::vector<model::NamedTensor>& tensors,
-                                                      const std::vector<std::string>& names) {
+  static std::vector<model::NamedTensor> encoder_rest(
+      const std::vector<model::NamedTensor>& tensors, const std::vector<std::string>& names) {
     std::vector<model::NamedTensor> rest;
     for (const auto& entry : tensors)
       if (std::find(names.begin(), names.end(), entry.first) != names.end()) rest.push_back(entry);
@@ -112,10 +115,9 @@ class Probe : public Objective {
 
   at::Tensor mean_tokens(const MicroBatch& batch) const {
     const c10::NoGradGuard no_grad;
-    const at::Tensor patches = model::normalise_patches(model::patchify(batch.video, grid_), grid_,
-                                                        parameters_.dtype());
-    return encoder_
-        .forward(patches, ids_.expand({patches.size(0), -1}), {}, model::BlockRunner())
+    const at::Tensor patches =
+        model::normalise_patches(model::patchify(batch.video, grid_), grid_, parameters_.dtype());
+    return encoder_.forward(patches, ids_.expand({patches.size(0), -1}), {}, model::BlockRunner())
         .mean(1);
   }
   // Each feature standardised over the data: what clips have in common would otherwise drown what
@@ -133,8 +135,8 @@ class Probe : public Objective {
   model::VideoMaeEncoder encoder_;
   at::Tensor ids_;
   model::Linear head_;
-  at::Tensor mean_, std_;            // [width], of the mean tokens
-  at::Tensor sum_, squares_;         // float64, while calibrating
+  at::Tensor mean_, std_;     // [width], of the mean tokens
+  at::Tensor sum_, squares_;  // float64, while calibrating
   int64_t seen_ = 0;
 };
 
@@ -144,8 +146,9 @@ void ProbeOptions::bind(config::Binder& b) { vit.bind(b); }
 
 std::unique_ptr<Objective> ProbeOptions::make(const ObjectiveContext& context) const {
   if (context.class_names.empty())
-    fail(ErrorKind::kUsage, "the data has no labels, which a probe needs; put each class into a folder "
-                            "of its own, or index a list of `path label` lines");
+    fail(ErrorKind::kUsage,
+         "the data has no labels, which a probe needs; put each class into a folder "
+         "of its own, or index a list of `path label` lines");
   return std::make_unique<Probe>(*this, context);
 }
 

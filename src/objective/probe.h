@@ -1,7 +1,7 @@
 // A linear probe: the encoder stays as it is, and a linear classifier learns on its mean features.
 //
-// Random encoders do surprisingly well under a probe, so a probe's figure means something only beside
-// the same probe on a random-init encoder (leave out init_from).
+// Random encoders do surprisingly well under a probe, so a probe's figure means something only
+// beside the same probe on a random-init encoder (leave out init_from).
 
 #pragma once
 #include "model/videomae.h"

@@ -16,7 +16,7 @@ void OptimizerOptions::bind(config::Binder& b) {
   b.key("base_lr", base_lr, "peak learning rate before lr_scale").range(0, 1000);
   b.group("lr_scale", lr_scale);
   b.key("warmup_lr", warmup_lr, "at the first step, before lr_scale").range(0, 1000);
-  b.key("min_lr", min_lr, "at the last step, before lr_scale").range(0, 1000);
+  b.key("min_lr", min_lr, "at the end of the run, before lr_scale").range(0, 1000);
   b.key("warmup_steps", warmup_steps, "linear warm-up").at_least(0);
   b.key("warmup_epochs", warmup_epochs, "the same in epochs; only one of the two").at_least(0);
   if (warmup_steps > 0 && warmup_epochs > 0)

@@ -27,7 +27,7 @@ struct OptimizerOptions {
   double weight_decay = 0.05;
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
-  double clip_grad = 0;              // largest global L2 norm; 0: no clipping
+  double clip_grad = 0;  // largest global L2 norm; 0: no clipping
 
   void bind(config::Binder& b);
   // `epoch_steps`: steps in an epoch, for warmup_epochs.

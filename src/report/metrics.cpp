@@ -1,5 +1,5 @@
-#include "base/json_text.h"
 #include "report/metrics.h"
+#include "base/json_text.h"
 
 #include <sstream>
 

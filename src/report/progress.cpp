@@ -33,11 +33,14 @@ std::string bytes_text(double bytes) {
     bytes /= 1000;
     ++unit;
   }
-  return unit == 0 ? fmt::format("{} bytes", int64_t(bytes)) : fmt::format("{:.1f} {}", bytes, units[unit]);
+  return unit == 0 ? fmt::format("{} bytes", int64_t(bytes))
+                   : fmt::format("{:.1f} {}", bytes, units[unit]);
 }
 
 Progress::Progress(std::string what, double plain_every_s)
-    : what_(std::move(what)), plain_every_s_(plain_every_s), started_s_(monotonic_s()),
+    : what_(std::move(what)),
+      plain_every_s_(plain_every_s),
+      started_s_(monotonic_s()),
       last_s_(on_terminal() ? 0 : started_s_) {}
 
 bool Progress::on_terminal() {
@@ -53,9 +56,8 @@ void Progress::update(int64_t done, int64_t total, const std::string& note) {
   const double share = total > 0 ? double(done) / double(total) : 0;
   const double rate = double(done - first_done_) / std::max(1e-9, now - started_s_);
   const std::string left = rate > 0 ? duration_text(double(total - done) / rate) : "?";
-  const std::string figures =
-      fmt::format("{} of {}  {}{}ETA {}", count_text(done), count_text(total), note,
-                  note.empty() ? "" : "  ", left);
+  const std::string figures = fmt::format("{} of {}  {}{}ETA {}", count_text(done),
+                                          count_text(total), note, note.empty() ? "" : "  ", left);
   if (!on_terminal()) {
     spdlog::info("{}  {}", what_, figures);
     return;

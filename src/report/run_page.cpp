@@ -11,11 +11,13 @@
 namespace keiko::report {
 namespace {
 
-constexpr const char* kColors[] = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b"};
+constexpr const char* kColors[] = {"#1f77b4", "#d62728", "#2ca02c",
+                                   "#9467bd", "#ff7f0e", "#8c564b"};
 
 std::string escape(const std::string& text) {
   std::string out;
-  for (char c : text) out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string(1, c);
+  for (char c : text)
+    out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : std::string(1, c);
   return out;
 }
 
@@ -30,7 +32,8 @@ std::vector<double> ticks(double low, double high) {
       break;
     }
   std::vector<double> out;
-  for (double t = std::ceil(low / step) * step; t <= high + step * 1e-9; t += step) out.push_back(t);
+  for (double t = std::ceil(low / step) * step; t <= high + step * 1e-9; t += step)
+    out.push_back(t);
   return out;
 }
 
@@ -58,13 +61,15 @@ std::string svg_chart(const std::string& title, const std::string& x_name,
       "<text x='{}' y='20' font-size='14' font-weight='bold'>{}</text>",
       w, h, w, left, escape(title));
   for (double t : ticks(x0, x1))
-    svg += fmt::format("<line x1='{0}' x2='{0}' y1='{1}' y2='{2}' stroke='#eee'/>"
-                       "<text x='{0}' y='{3}' text-anchor='middle'>{4:g}</text>",
-                       px(t), top, h - bottom, h - bottom + 15, t);
+    svg += fmt::format(
+        "<line x1='{0}' x2='{0}' y1='{1}' y2='{2}' stroke='#eee'/>"
+        "<text x='{0}' y='{3}' text-anchor='middle'>{4:g}</text>",
+        px(t), top, h - bottom, h - bottom + 15, t);
   for (double t : ticks(y0, y1))
-    svg += fmt::format("<line x1='{1}' x2='{2}' y1='{0}' y2='{0}' stroke='#eee'/>"
-                       "<text x='{3}' y='{0}' dy='4' text-anchor='end'>{4:g}</text>",
-                       py(t), left, w - right, left - 6, std::abs(t) < 1e-12 ? 0.0 : t);
+    svg += fmt::format(
+        "<line x1='{1}' x2='{2}' y1='{0}' y2='{0}' stroke='#eee'/>"
+        "<text x='{3}' y='{0}' dy='4' text-anchor='end'>{4:g}</text>",
+        py(t), left, w - right, left - 6, std::abs(t) < 1e-12 ? 0.0 : t);
   svg += fmt::format("<text x='{}' y='{}' text-anchor='middle'>{}</text>", (left + w - right) / 2,
                      h - 8, escape(x_name));
   double legend = w - right;
@@ -73,7 +78,8 @@ std::string svg_chart(const std::string& title, const std::string& x_name,
     std::string points;
     for (const auto& [x, y] : curves[i].points)
       if (std::isfinite(y)) points += fmt::format("{:.1f},{:.1f} ", px(x), py(y));
-    svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.5'/>", points, color);
+    svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.5'/>", points,
+                       color);
     svg += fmt::format("<text x='{}' y='20' text-anchor='end' fill='{}'>{}</text>", legend, color,
                        escape(curves[i].name));
     legend -= 14 + 7 * double(curves[i].name.size());
@@ -90,7 +96,8 @@ void write_run_page(Env* env, const std::string& run_folder) {
         c.points.emplace_back(line.value("step", 0.0), line[field].get<double>());
     return c;
   };
-  std::string body = "<h1>" + escape(std::filesystem::path(run_folder).filename().string()) + "</h1>";
+  std::string body =
+      "<h1>" + escape(std::filesystem::path(run_folder).filename().string()) + "</h1>";
   std::vector<Curve> losses = {curve("train", "loss", "train")};
   if (Curve held_out = curve("eval", "loss", "held-out"); !held_out.points.empty())
     losses.push_back(held_out);
@@ -117,10 +124,11 @@ void write_run_page(Env* env, const std::string& run_folder) {
   }
   body += "<h2>Recipe</h2><pre>" + escape(read_text(env, run_folder + "/recipe.yaml")) + "</pre>";
   env->create(run_folder + "/report.html")
-      ->append("<!doctype html><meta charset='utf-8'><title>Keiko run</title><style>body{font-family:"
-               "sans-serif;max-width:1000px;margin:2em auto}img{image-rendering:pixelated;max-width:"
-               "100%}td{padding:2px 12px 2px 0}</style>" +
-               body + "\n");
+      ->append(
+          "<!doctype html><meta charset='utf-8'><title>Keiko run</title><style>body{font-family:"
+          "sans-serif;max-width:1000px;margin:2em auto}img{image-rendering:pixelated;max-width:"
+          "100%}td{padding:2px 12px 2px 0}</style>" +
+          body + "\n");
 }
 
 }  // namespace keiko::report

@@ -17,8 +17,8 @@ struct Curve {
 std::string svg_chart(const std::string& title, const std::string& x_name,
                       const std::vector<Curve>& curves);
 
-// Reads `run_folder`'s metrics.jsonl, recipe.yaml and previews/*.png and (re)writes its report.html.
-// Throws Error(kIo).
+// Reads `run_folder`'s metrics.jsonl, recipe.yaml and previews/*.png and (re)writes its
+// report.html. Throws Error(kIo).
 void write_run_page(Env* env, const std::string& run_folder);
 
 }  // namespace keiko::report

@@ -13,8 +13,8 @@ namespace keiko::report {
 // Not thread-safe.
 class TensorBoardWriter {
  public:
-  // Creates `folder`/events.out.tfevents.TIME.HOST. Each start of a run makes a new file; TensorBoard
-  // joins them by step. Throws Error(kIo).
+  // Creates `folder`/events.out.tfevents.TIME.HOST. Each start of a run makes a new file;
+  // TensorBoard joins them by step. Throws Error(kIo).
   TensorBoardWriter(Env* env, const std::string& folder);
   // Appends one event. Tags are the field's: "train/loss", "eval/top1".
   void write(int64_t step, const std::vector<std::pair<std::string, double>>& scalars);

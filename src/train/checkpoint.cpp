@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <map>
 
-#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "model/safetensors.h"
 
@@ -91,9 +91,8 @@ void CheckpointWriter::save(CheckpointContent content) {
   if (pending_) commit();
   Pending pending;
   pending.content = std::make_shared<CheckpointContent>(std::move(content));
-  pending.files = std::async(std::launch::async, [this, shared = pending.content] {
-    return write_files(*shared);
-  });
+  pending.files = std::async(std::launch::async,
+                             [this, shared = pending.content] { return write_files(*shared); });
   pending_ = std::move(pending);
 }
 
@@ -106,12 +105,12 @@ CheckpointWriter::Written CheckpointWriter::write_files(const CheckpointContent&
   env_->make_folder(folder);
   Written written;
   const std::string optimizer = optimizer_file(communicator_.rank(), communicator_.world_size());
-  written.files.emplace_back(optimizer,
-                             model::write_safetensors(env_, folder + "/" + optimizer, content.optimizer));
+  written.files.emplace_back(
+      optimizer, model::write_safetensors(env_, folder + "/" + optimizer, content.optimizer));
   if (communicator_.rank() == 0) {
-    written.files.emplace_back(
-        "model.safetensors", model::write_safetensors(env_, folder + "/model.safetensors",
-                                                      content.weights, {{"format", "pt"}}));
+    written.files.emplace_back("model.safetensors",
+                               model::write_safetensors(env_, folder + "/model.safetensors",
+                                                        content.weights, {{"format", "pt"}}));
     const std::string config = json_text(content.config, 2) + "\n";
     const auto file = env_->create(folder + "/config.json");
     file->append(config);
@@ -136,19 +135,23 @@ void CheckpointWriter::commit() {
   } catch (const std::exception& e) {
     error = Error(ErrorKind::kIo, e.what());
   }
-  // One row of each rank: failed?, optimiser file's hash, weights' hash, length of its samples file.
+  // One row of each rank: failed?, optimiser file's hash, weights' hash, length of its samples
+  // file.
   const uint64_t hash = written.files.empty() ? 0 : written.files[0].second;
-  const at::Tensor rows = communicator_.all_gather(
-      at::tensor(std::vector<int64_t>{error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash),
-                                      content.samples_length}));
-  if (error) fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step, error->what());
+  const at::Tensor rows = communicator_.all_gather(at::tensor(std::vector<int64_t>{
+      error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash), content.samples_length}));
+  if (error)
+    fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step,
+         error->what());
   for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
     if (rows[rank][0].item<int64_t>() != 0)
-      fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: rank {} failed, see its message",
-           content.step, rank);
+      fail(ErrorKind::kIo,
+           "the checkpoint of step {} was not saved: rank {} failed, see its message", content.step,
+           rank);
     if (rows[rank][2].item<int64_t>() != rows[0][2].item<int64_t>())
-      fail(ErrorKind::kInternal, "the weights of rank {} differ from rank 0's at step {}: {} and {}",
-           rank, content.step, hex64(uint64_t(rows[rank][2].item<int64_t>())),
+      fail(ErrorKind::kInternal,
+           "the weights of rank {} differ from rank 0's at step {}: {} and {}", rank, content.step,
+           hex64(uint64_t(rows[rank][2].item<int64_t>())),
            hex64(uint64_t(rows[0][2].item<int64_t>())));
   }
   if (communicator_.rank() == 0) {
@@ -228,7 +231,8 @@ std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) 
   }
   if (!names.empty())
     fail(ErrorKind::kData,
-         "{}: all {} checkpoints are damaged; the oldest: {}. Bring one back from a backup, or remove them "
+         "{}: all {} checkpoints are damaged; the oldest: {}. Bring one back from a backup, or "
+         "remove them "
          "to start again from nothing",
          folder, names.size(), last_damage);
   return std::nullopt;
@@ -254,7 +258,8 @@ std::string resolve_weights(Env* env, const std::string& path) {
   if (env->status(path + "/model.safetensors").exists) return path;
   if (const auto found = find_checkpoint(env, path + "/checkpoints")) return *found;
   fail(ErrorKind::kUsage,
-       "{}: neither a run folder with a committed checkpoint nor a folder with model.safetensors", path);
+       "{}: neither a run folder with a committed checkpoint nor a folder with model.safetensors",
+       path);
 }
 
 }  // namespace keiko::train

@@ -19,13 +19,13 @@ namespace keiko::train {
 
 // What a checkpoint holds, copied from the live run so that training can go on while it is written.
 struct CheckpointContent {
-  int64_t step = 0;                              // completed updates
-  std::vector<model::NamedTensor> weights;       // rank 0 only; published names
-  nlohmann::ordered_json config;                 // rank 0 only
-  std::vector<model::NamedTensor> optimizer;     // this rank's share of each flat state
-  nlohmann::ordered_json state;                  // rank 0: what resume compares and restores
-  uint64_t weights_hash = 0;                     // must be equal on all ranks
-  int64_t samples_length = 0;                    // of this rank's samples-RANK.jsonl, bytes
+  int64_t step = 0;                           // completed updates
+  std::vector<model::NamedTensor> weights;    // rank 0 only; published names
+  nlohmann::ordered_json config;              // rank 0 only
+  std::vector<model::NamedTensor> optimizer;  // this rank's share of each flat state
+  nlohmann::ordered_json state;               // rank 0: what resume compares and restores
+  uint64_t weights_hash = 0;                  // must be equal on all ranks
+  int64_t samples_length = 0;                 // of this rank's samples-RANK.jsonl, bytes
 };
 
 // This rank's share of flat optimiser states: elements [n * rank / world, n * (rank + 1) / world).
@@ -34,8 +34,8 @@ std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& fla
 
 class CheckpointWriter {
  public:
-  // `folder` is RUN/checkpoints. Rank 0 removes what an earlier run left uncommitted; all ranks must
-  // make the writer at the same time. `env` and `communicator` outlive it.
+  // `folder` is RUN/checkpoints. Rank 0 removes what an earlier run left uncommitted; all ranks
+  // must make the writer at the same time. `env` and `communicator` outlive it.
   CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder, int64_t keep);
   ~CheckpointWriter();
 

@@ -33,10 +33,13 @@ class CheckpointRun : public testing::Test {
     o.test = 0;
     data::write_synth(disk, o, {});
     data::build_catalogue(disk, {{o.out + "/train"}, o.out + "/train.kix", 1, false}, {});
-    publish(disk, folder_->path() + "/recipe.yaml",
-            "seed: 1\ndata: " + o.out + "/train.kix\n"
+    publish(
+        disk, folder_->path() + "/recipe.yaml",
+        "seed: 1\ndata: " + o.out +
+            "/train.kix\n"
             "clip: {num_frames: 4, sampling_rate: 1, size: 16}\n"
-            "objective: {name: videomae, model: custom, width: 16, depth: 1, heads: 2, patch_size: 8,\n"
+            "objective: {name: videomae, model: custom, width: 16, depth: 1, heads: 2, patch_size: "
+            "8,\n"
             "            decoder_width: 8, decoder_depth: 1, decoder_heads: 1, mask_ratio: 0.5}\n"
             "batch_size: 4\nsteps: 5\nprecision: fp32\ntrain: {threads: 1}\nloader: {threads: 1}\n"
             "checkpoint: {every: 2, keep: 2}\nlog: {every: 1, samples: true}\n");
@@ -70,7 +73,8 @@ class CheckpointRun : public testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
 
-  // What must not depend on whether a run was stopped: weights, optimiser, samples, metrics' figures.
+  // What must not depend on whether a run was stopped: weights, optimiser, samples, metrics'
+  // figures.
   static std::string essence(const std::string& run) {
     const std::string last = run + "/checkpoints/" + checkpoint_name(5);
     std::string all = read_text(disk, last + "/model.safetensors") +
@@ -118,8 +122,10 @@ TEST_F(CheckpointRun, APowerCutAtEveryDiskOperationResumesBitExactly) {
     FaultEnv env(disk);
     env.stop_at(stop);
     const int code = train_in_child(&env, run);
-    // The background save makes the order of operations vary a little: near the end, a run may finish.
-    ASSERT_TRUE(code == FaultEnv::kPowerCutExit || code == 0) << "operation " << stop << ": " << code;
+    // The background save makes the order of operations vary a little: near the end, a run may
+    // finish.
+    ASSERT_TRUE(code == FaultEnv::kPowerCutExit || code == 0)
+        << "operation " << stop << ": " << code;
     stopped += code != 0;
     ASSERT_EQ(train_in_child(disk, run), 0) << "resume after operation " << stop;
     ASSERT_EQ(essence(run), wanted) << "stopped before operation " << stop;

@@ -8,9 +8,13 @@
 namespace keiko::train {
 
 void TrainOptions::bind(config::Binder& b) {
-  b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves").range(0, 4096).free();
+  b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves")
+      .range(0, 4096)
+      .free();
   b.key("deterministic", deterministic, "only kernels whose result does not depend on timing");
-  b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective").range(10, 86400).free();
+  b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective")
+      .range(10, 86400)
+      .free();
 }
 
 void CheckpointOptions::bind(config::Binder& b) {
@@ -58,6 +62,7 @@ void Recipe::bind(config::Binder& b) {
   b.group("loader", loader);
   b.group("checkpoint", checkpoint);
   b.group("eval", eval);
+  b.free_all("eval.");  // what is measured on the side does not change what is computed
   b.group("log", log);
   b.key("run", run, "run folder; empty is runs/RECIPE-HASH8").free();
 }
@@ -66,9 +71,11 @@ Recipe load_recipe(const std::string& path, const std::vector<std::string>& over
   config::Node node = config::read_recipe(path);
   for (const std::string& assignment : overrides) {
     // `steps` given on the command line takes the place of the file's `epochs`, and the other way.
-    for (const auto& [given, other] : {std::pair("steps=", "epochs"), std::pair("epochs=", "steps")})
+    for (const auto& [given, other] :
+         {std::pair("steps=", "epochs"), std::pair("epochs=", "steps")})
       if (assignment.rfind(given, 0) == 0)
-        std::erase_if(node.map, [other = other](const auto& entry) { return entry.first == other; });
+        std::erase_if(node.map,
+                      [other = other](const auto& entry) { return entry.first == other; });
     config::apply_override(node, assignment);
   }
   Recipe recipe;

@@ -14,32 +14,32 @@
 namespace keiko::train {
 
 struct TrainOptions {
-  int64_t threads = 0;          // compute threads a rank; 0: the cores that decoding leaves
-  bool deterministic = true;    // refuse kernels whose result depends on timing
-  int64_t timeout_s = 1800;     // longest wait for the slowest rank at one collective
+  int64_t threads = 0;        // compute threads a rank; 0: the cores that decoding leaves
+  bool deterministic = true;  // refuse kernels whose result depends on timing
+  int64_t timeout_s = 1800;   // longest wait for the slowest rank at one collective
 
   void bind(config::Binder& b);
 };
 
 struct CheckpointOptions {
-  int64_t every = 1000;         // steps; 0: only at the end
-  int64_t keep = 3;             // newest checkpoints that stay
+  int64_t every = 1000;  // steps; 0: only at the end
+  int64_t keep = 3;      // newest checkpoints that stay
 
   void bind(config::Binder& b);
 };
 
 struct EvalOptions {
-  int64_t every = 0;            // steps; 0: only at the end
+  int64_t every = 0;                   // steps; 0: only at the end
   std::vector<data::DataSource> data;  // empty: no evaluation
-  int64_t batch_size = 64;      // clips a rank decodes and runs at once
-  int64_t max_items = 0;        // the first n items only; 0: all
+  int64_t batch_size = 64;             // clips a rank decodes and runs at once
+  int64_t max_items = 0;               // the first n items only; 0: all
 
   void bind(config::Binder& b);
 };
 
 struct LogOptions {
-  int64_t every = 10;           // steps
-  bool samples = false;         // write samples-RANK.jsonl
+  int64_t every = 10;    // steps
+  bool samples = false;  // write samples-RANK.jsonl
 
   void bind(config::Binder& b);
 };
@@ -50,11 +50,11 @@ struct Recipe {
   data::ClipOptions clip;
   data::AugmentOptions augment;
   objective::ObjectiveChoice objective;
-  std::string init_from;        // checkpoint or run folder to take first weights from; "": none
-  int64_t batch_size = 256;     // clips, over all ranks
-  int64_t micro_batch_size = 0; // clips a rank runs at once; 0: its whole slice
-  int64_t steps = -1;           // either this
-  double epochs = 0;            // or this
+  std::string init_from;         // checkpoint or run folder to take first weights from; "": none
+  int64_t batch_size = 256;      // clips, over all ranks
+  int64_t micro_batch_size = 0;  // clips a rank runs at once; 0: its whole slice
+  int64_t steps = -1;            // either this
+  double epochs = 0;             // or this
   optim::OptimizerOptions optimizer;
   std::string precision = "auto";
   TrainOptions train;
@@ -62,13 +62,13 @@ struct Recipe {
   CheckpointOptions checkpoint;
   EvalOptions eval;
   LogOptions log;
-  std::string run;              // run folder; "": runs/RECIPE-HASH8
+  std::string run;  // run folder; "": runs/RECIPE-HASH8
 
   void bind(config::Binder& b);
 };
 
-// Reads `path`, its `extends` and the `key=value` overrides. Throws Error(kUsage) naming line, value
-// and nearest key.
+// Reads `path`, its `extends` and the `key=value` overrides. Throws Error(kUsage) naming line,
+// value and nearest key.
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& overrides);
 
 // xxh3 over the keys that define the computation.

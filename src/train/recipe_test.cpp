@@ -29,20 +29,24 @@ TEST(Recipe, RefusesByLineValueAndNearestKey) {
   EXPECT_EQ(error_of(kGood), "no error");
   EXPECT_EQ(error_of(kGood + "batchsize: 3\n"),
             "r.yaml:4: batchsize is not a key of `a recipe`; did you mean batch_size?");
-  EXPECT_EQ(error_of(kGood, {"objective.mask_ration=0.5"}),
-            "command line: objective.mask_ration is not a key of `videomae`; did you mean mask_ratio?");
-  EXPECT_EQ(error_of(kGood, {"objective.mask_ratio=1.5"}),
-            "command line: objective.mask_ratio = 1.5 is out of range; it must be from 0.01 to 0.99");
+  EXPECT_EQ(
+      error_of(kGood, {"objective.mask_ration=0.5"}),
+      "command line: objective.mask_ration is not a key of `videomae`; did you mean mask_ratio?");
+  EXPECT_EQ(
+      error_of(kGood, {"objective.mask_ratio=1.5"}),
+      "command line: objective.mask_ratio = 1.5 is out of range; it must be from 0.01 to 0.99");
   EXPECT_EQ(error_of("data: x.kix\nsteps: 3\n"),
             "r.yaml: objective.name is missing (what is learned); add it");
-  EXPECT_EQ(error_of("data: x.kix\nobjective: {name: videomea}\nsteps: 3\n"),
-            "r.yaml:2: objective.name = videomea is not one of classification, probe, videomae; did you "
-            "mean videomae?");
+  EXPECT_EQ(
+      error_of("data: x.kix\nobjective: {name: videomea}\nsteps: 3\n"),
+      "r.yaml:2: objective.name = videomea is not one of classification, probe, videomae; did you "
+      "mean videomae?");
   EXPECT_EQ(error_of("data: x.kix\nobjective: {name: videomae}\n"),
             "r.yaml:1: steps is missing (or epochs); add one of them");
   EXPECT_NE(error_of(kGood + "epochs: 2\n").find("epochs"), std::string::npos);
   EXPECT_EQ(error_of(kGood, {"epochs=2"}), "no error");
-  EXPECT_NE(error_of(kGood, {"objective.width=100"}).find("write model: custom"), std::string::npos);
+  EXPECT_NE(error_of(kGood, {"objective.width=100"}).find("write model: custom"),
+            std::string::npos);
 }
 
 TEST(Recipe, EveryShippedRecipeLoads) {
@@ -59,9 +63,10 @@ TEST(Recipe, EveryShippedRecipeLoads) {
 TEST(Recipe, TheResolvedRecipeReadsBackAsItself) {
   const TempFolder folder;
   for (const char* objective : {"videomae", "classification", "probe"}) {
-    publish(default_env(), folder.path() + "/a.yaml",
-            std::string("data: [{path: 'a b.kix', weight: 2}, c.kix]\nobjective: {name: ") + objective +
-                ", model: small}\nepochs: 2.5\naugment: {random_resized_crop: {scale: [0.3, 1]}}\n");
+    publish(
+        default_env(), folder.path() + "/a.yaml",
+        std::string("data: [{path: 'a b.kix', weight: 2}, c.kix]\nobjective: {name: ") + objective +
+            ", model: small}\nepochs: 2.5\naugment: {random_resized_crop: {scale: [0.3, 1]}}\n");
     const Recipe recipe = load_recipe(folder.path() + "/a.yaml", {});
     const std::string yaml = config::to_yaml(config::list_entries(recipe));
     publish(default_env(), folder.path() + "/b.yaml", yaml);

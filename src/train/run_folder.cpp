@@ -2,9 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "base/machine.h"
 
 namespace keiko::train {
@@ -39,7 +39,8 @@ void enter_run_folder(Env* env, const std::string& folder, const Recipe& recipe,
       std::string diff;
       for (const std::string& line : lines) diff += "\n" + line;
       fail(ErrorKind::kUsage,
-           "{}: this run folder holds a run of another recipe:{}\nChoose another folder with run=DIR, or "
+           "{}: this run folder holds a run of another recipe:{}\nChoose another folder with "
+           "run=DIR, or "
            "insist with --allow-change=KEY.",
            folder, diff);
     }
@@ -51,7 +52,8 @@ void enter_run_folder(Env* env, const std::string& folder, const Recipe& recipe,
     const bool may_change = std::find(allowed.begin(), allowed.end(), "data") != allowed.end();
     if (!known.empty() && known != hex64(identity.data_hash) && !may_change)
       fail(ErrorKind::kUsage,
-           "{}: this run was trained on other data:\n  data: {} -> {}\nChoose another folder with run=DIR, or "
+           "{}: this run was trained on other data:\n  data: {} -> {}\nChoose another folder with "
+           "run=DIR, or "
            "insist with --allow-change=data.",
            folder, run["starts"].empty() ? known : run["starts"].back().value("data", known),
            identity.data_description);
@@ -77,7 +79,8 @@ void check_shared(Env* env, const std::string& folder, dist::Communicator& commu
   communicator.all_reduce(blind)->wait();
   if (blind.item<int64_t>() > 0)
     fail(ErrorKind::kUsage,
-         "run folder is not shared: {} of {} ranks do not see what rank 0 wrote to {}; put run=DIR on a "
+         "run folder is not shared: {} of {} ranks do not see what rank 0 wrote to {}; put run=DIR "
+         "on a "
          "file system that all machines mount",
          blind.item<int64_t>(), communicator.world_size(), path);
 }

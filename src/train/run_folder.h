@@ -17,11 +17,10 @@ struct RunIdentity {
   std::string command_line;
 };
 
-// Makes the run folder, or checks that an existing one holds the same computation; writes recipe.yaml
-// and appends this start to run.json. Rank 0 only.
-// Throws Error(kUsage) with the differing keys (old -> new) when the recipe defines another
-// computation and they are not in `allowed`, or when the data changed; Error(kIo) when the folder
-// cannot be written.
+// Makes the run folder, or checks that an existing one holds the same computation; writes
+// recipe.yaml and appends this start to run.json. Rank 0 only. Throws Error(kUsage) with the
+// differing keys (old -> new) when the recipe defines another computation and they are not in
+// `allowed`, or when the data changed; Error(kIo) when the folder cannot be written.
 void enter_run_folder(Env* env, const std::string& folder, const Recipe& recipe,
                       const RunIdentity& identity, const std::vector<std::string>& allowed,
                       int64_t world_size);

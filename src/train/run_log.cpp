@@ -65,16 +65,16 @@ void RunLog::write_step(int64_t step, const StepFigures& f, int64_t every) {
   const double wait_share = sum_.data_wait_s / elapsed;
   const double left_s =
       (now - run_started_s_) / double(step - run_first_step_) * double(steps_ - step);
-  const std::string note =
-      fmt::format("loss {:.4f}  {:.1f} clips/s  data wait {:.1f}%", f.loss, clips_per_s, 100 * wait_share);
+  const std::string note = fmt::format("loss {:.4f}  {:.1f} clips/s  data wait {:.1f}%", f.loss,
+                                       clips_per_s, 100 * wait_share);
   if (report::Progress::on_terminal()) progress_->update(step, steps_, note);
   if (step % every != 0 && step != steps_) return;
 
-  const std::string line =
-      fmt::format("step {:>6}  loss {:.4f}  lr {:.2e}  |g| {:.3g}  {:.1f} clips/s  data wait {:.1f}%  "
-                  "ETA {}",
-                  step, f.loss, f.lr, f.grad_norm, clips_per_s, 100 * wait_share,
-                  report::duration_text(left_s));
+  const std::string line = fmt::format(
+      "step {:>6}  loss {:.4f}  lr {:.2e}  |g| {:.3g}  {:.1f} clips/s  data wait {:.1f}%  "
+      "ETA {}",
+      step, f.loss, f.lr, f.grad_norm, clips_per_s, 100 * wait_share,
+      report::duration_text(left_s));
   if (report::Progress::on_terminal())
     log_quietly(line);
   else
@@ -95,10 +95,11 @@ void RunLog::write_step(int64_t step, const StepFigures& f, int64_t every) {
                        {"decoded_frames_per_s", double(sum_.decoded_frames) / elapsed},
                        {"memory_bytes", resident_bytes()},
                        {"tflops", sum_.flops / elapsed / 1e12}};
-  std::vector<std::pair<std::string, double>> scalars = {
-      {"train/loss", f.loss},           {"train/lr", f.lr},
-      {"train/grad_norm", f.grad_norm}, {"train/clips_per_s", clips_per_s},
-      {"train/data_wait_share", wait_share}};
+  std::vector<std::pair<std::string, double>> scalars = {{"train/loss", f.loss},
+                                                         {"train/lr", f.lr},
+                                                         {"train/grad_norm", f.grad_norm},
+                                                         {"train/clips_per_s", clips_per_s},
+                                                         {"train/data_wait_share", wait_share}};
   for (const auto& [name, value] : f.metrics) {
     json[name] = value;
     scalars.emplace_back("train/" + name, value);
@@ -111,7 +112,8 @@ void RunLog::write_step(int64_t step, const StepFigures& f, int64_t every) {
 }
 
 void RunLog::write_evaluation(int64_t step, const ordered_json& summary, double seconds) {
-  ordered_json json = {{"kind", "eval"}, {"step", step}, {"time", unix_time_s()}, {"eval_s", seconds}};
+  ordered_json json = {
+      {"kind", "eval"}, {"step", step}, {"time", unix_time_s()}, {"eval_s", seconds}};
   std::vector<std::pair<std::string, double>> scalars;
   std::string text;
   for (const auto& [key, value] : summary.items()) {

@@ -1,4 +1,5 @@
-// What a run writes while it trains: log lines, metrics.jsonl, TensorBoard events, samples, the page.
+// What a run writes while it trains: log lines, metrics.jsonl, TensorBoard events, samples, the
+// page.
 
 #pragma once
 #include <memory>
@@ -27,7 +28,8 @@ struct StepFigures {
 class RunLog {
  public:
   // `state` is a checkpoint's state.json (or null): files are cut back to the lengths it records.
-  RunLog(Env* env, const std::string& folder, int64_t rank, bool samples, const nlohmann::json& state);
+  RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
+         const nlohmann::json& state);
 
   void start_clock(int64_t first_step, int64_t steps);
   // Every step goes into the averages; a line is written every `every` steps and at the last.
@@ -49,12 +51,12 @@ class RunLog {
   std::unique_ptr<report::TensorBoardWriter> tensorboard_;
   std::unique_ptr<report::Progress> progress_;
   nlohmann::json samples_lengths_ = nlohmann::json::array();  // of all ranks, as restored
-  int64_t samples_length_ = 0;                                 // of this rank, as restored
+  int64_t samples_length_ = 0;                                // of this rank, as restored
   int64_t steps_ = 0, last_line_step_ = 0;
-  double clock_s_ = 0;         // when the present stretch began
+  double clock_s_ = 0;  // when the present stretch began
   double run_started_s_ = 0;
   int64_t run_first_step_ = 0;
-  StepFigures sum_;            // of the stretch since the last line
+  StepFigures sum_;  // of the stretch since the last line
   int64_t summed_ = 0;
 };
 

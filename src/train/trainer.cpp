@@ -5,12 +5,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
+#include <torch/headeronly/version.h>
 
 #include <cmath>
 
-#include "base/json_text.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/machine.h"
 #include "dist/gradient_reducer.h"
@@ -32,7 +33,8 @@ data::Slice slice_of_rank(int64_t step, int64_t batch_size, int64_t rank, int64_
           step * batch_size + batch_size * (rank + 1) / world_size};
 }
 
-// A run in progress: everything that train() sets up, and one method for each thing that a step does.
+// A run in progress: everything that train() sets up, and one method for each thing that a step
+// does.
 class Run {
  public:
   Run(const Recipe& recipe, const TrainContext& context);
@@ -43,9 +45,9 @@ class Run {
   struct StepSums {
     double loss = 0;
     std::vector<double> metrics;
-    int64_t bad = 0;             // replaced samples
-    int64_t stop_requests = 0;   // ranks asked to stop
-    int64_t unwritten = 0;       // ranks whose checkpoint files are not on the disk yet
+    int64_t bad = 0;            // replaced samples
+    int64_t stop_requests = 0;  // ranks asked to stop
+    int64_t unwritten = 0;      // ranks whose checkpoint files are not on the disk yet
     int64_t decoded_frames = 0;
   };
 
@@ -96,7 +98,8 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   objective_ = make_objective(recipe, dataset_);
   if (eval_dataset_ && objective_->needs_label() &&
       eval_dataset_->class_names() != dataset_.class_names())
-    fail(ErrorKind::kUsage, "eval.data {} has other classes than data {}; index them with the same ones",
+    fail(ErrorKind::kUsage,
+         "eval.data {} has other classes than data {}; index them with the same ones",
          eval_dataset_->describe(), dataset_.describe());
   optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe.optimizer);
   const double epoch_steps = double(dataset_.epoch_size()) / double(recipe.batch_size);
@@ -144,15 +147,16 @@ void Run::resume() {
   const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
   const auto unmatched = objective_->load_weights(loaded.weights);
   if (!unmatched.missing.empty() || !unmatched.unused.empty())
-    fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})", folder,
-         unmatched.missing.size(), unmatched.unused.size(),
+    fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})",
+         folder, unmatched.missing.size(), unmatched.unused.size(),
          unmatched.missing.empty() ? unmatched.unused[0] : unmatched.missing[0]);
   const c10::NoGradGuard no_grad;
   for (auto& [name, tensor] : optimizer_->state()) {
     const auto found = std::find_if(loaded.optimizer.begin(), loaded.optimizer.end(),
                                     [&](const auto& entry) { return entry.first == name; });
     if (found == loaded.optimizer.end() || found->second.numel() != tensor.numel())
-      fail(ErrorKind::kData, "{}: the optimiser state {} is missing or of another size", folder, name);
+      fail(ErrorKind::kData, "{}: the optimiser state {} is missing or of another size", folder,
+           name);
     tensor.copy_(found->second);
   }
   restored_state_ = loaded.state;
@@ -161,14 +165,19 @@ void Run::resume() {
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
   // What bit-exact resume depends on besides the recipe.
-  const ordered_json now = {{"threads", threads_.compute}, {"processor", processor_name()},
-                            {"precision", resolve_precision(recipe_)}, {"keiko", KEIKO_VERSION},
-                            {"world_size", communicator_.world_size()}};
+  const ordered_json now = {{"threads", threads_.compute},
+                            {"processor", processor_name()},
+                            {"precision", resolve_precision(recipe_)},
+                            {"keiko", KEIKO_VERSION},
+                            {"world_size", communicator_.world_size()},
+                            {"micro_batch_size", recipe_.micro_batch_size},
+                            {"torch", TORCH_VERSION}};
   for (const auto& [key, value] : now.items())
     if (loaded.state.contains(key) && loaded.state[key] != value)
-      spdlog::warn("resumed with another {} ({} then, {} now): same samples, weights equal up to "
-                   "rounding, not bit-exact",
-                   key, loaded.state[key].dump(), value.dump());
+      spdlog::warn(
+          "resumed with another {} ({} then, {} now): same samples, weights equal up to "
+          "rounding, not bit-exact",
+          key, loaded.state[key].dump(), value.dump());
 }
 
 // Every rank decodes the same clips.
@@ -179,11 +188,15 @@ void Run::calibrate() {
   data::Loader loader(
       env_, dataset_,
       [&](int64_t step) {
-        return data::Slice{std::min(clips, step * kClipsAtOnce), std::min(clips, (step + 1) * kClipsAtOnce)};
+        return data::Slice{std::min(clips, step * kClipsAtOnce),
+                           std::min(clips, (step + 1) * kClipsAtOnce)};
       },
       0, true, threads_.decode, 2, context_.make_decoder);
   for (int64_t done = 0; done < clips;) {
     data::Batch& batch = loader.next();
+    if (batch.gave_up)
+      fail(ErrorKind::kTooMuchBad, "the first samples are all bad; the last: {}",
+           batch.bad.back().reason);
     objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
     done += int64_t(batch.clips.size());
   }
@@ -193,18 +206,19 @@ void Run::calibrate() {
 
 Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   const int64_t clips = int64_t(batch.clips.size());
-  const int64_t micro = recipe_.micro_batch_size > 0 ? recipe_.micro_batch_size : std::max<int64_t>(1, clips);
+  const int64_t micro =
+      recipe_.micro_batch_size > 0 ? recipe_.micro_batch_size : std::max<int64_t>(1, clips);
   const size_t metric_count = objective_->metric_names().size();
   const model::BlockRunner runner;
   double loss = 0;
   at::Tensor metrics = at::zeros({int64_t(metric_count)}, at::kDouble);
-  // A rank short of clips runs fewer micro-batches: no collective happens inside them, so the others
-  // do not wait for it there.
+  // A rank short of clips runs fewer micro-batches: no collective happens inside them, so the
+  // others do not wait for it there.
   for (int64_t first = 0; first < clips; first += micro) {
     const auto view = view_batch(batch, recipe_.clip, first, std::min(clips, first + micro));
     if (objective_->needs_label() && view.label.lt(0).any().item<bool>())
-      fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs", dataset_.describe(),
-           recipe_.objective.name);
+      fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs",
+           dataset_.describe(), recipe_.objective.name);
     objective::LossSums sums;
     {
       const AutocastGuard autocast(use_autocast_);
@@ -215,12 +229,13 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
 
-  // One all-reduce carries every scalar of the step, decisions included, so all ranks agree on them.
+  // One all-reduce carries every scalar of the step, decisions included, so all ranks agree on
+  // them.
   at::Tensor all = at::zeros({int64_t(5 + metric_count)}, at::kDouble);
   double* v = all.data_ptr<double>();
   v[0] = loss;
-  v[1] = double(batch.bad.size()) +
-         (batch.gave_up ? double(recipe_.loader.max_bad_samples) + 1 : 0);
+  v[1] =
+      double(batch.bad.size()) + (batch.gave_up ? double(recipe_.loader.max_bad_samples) + 1 : 0);
   v[2] = preemption_requested() ? 1 : 0;
   v[3] = checkpoints_->is_saving() && !checkpoints_->is_written() ? 1 : 0;
   v[4] = double(batch.cost.packets_decoded);
@@ -242,10 +257,12 @@ double Run::update(int64_t step) {
   dist::reduce_gradients(communicator_, parameters);
   optim::scale_gradients(parameters, 1.0 / double(recipe_.batch_size));
   const double norm = optim::gradient_norm(parameters);
-  if (!std::isfinite(norm))  // all ranks see the same norm, so all stop here, before the weights change
+  if (!std::isfinite(
+          norm))  // all ranks see the same norm, so all stop here, before the weights change
     fail(ErrorKind::kData,
          "the gradient norm of step {} is {}; start again with a lower optimizer.base_lr or "
-         "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last checkpoint",
+         "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last "
+         "checkpoint",
          step, norm);
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optim::scale_gradients(parameters, std::min(1.0, recipe_.optimizer.clip_grad / (norm + 1e-6)));
@@ -263,8 +280,11 @@ void Run::quarantine(const data::Batch& batch, int64_t total) {
   if (total == 0) return;
   ordered_json mine = ordered_json::array();
   for (const auto& bad : batch.bad)
-    mine.push_back({{"step", batch.step}, {"position", bad.position}, {"attempt", bad.attempt},
-                    {"path", bad.path}, {"reason", bad.reason}});
+    mine.push_back({{"step", batch.step},
+                    {"position", bad.position},
+                    {"attempt", bad.attempt},
+                    {"path", bad.path},
+                    {"reason", bad.reason}});
   for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
     // Each rank in turn tells the others.
     std::string text = communicator_.rank() == rank ? json_text(mine) : "";
@@ -280,16 +300,16 @@ void Run::quarantine(const data::Batch& batch, int64_t total) {
   bad_samples_ += total;
   if (bad_samples_ > recipe_.loader.max_bad_samples)
     fail(ErrorKind::kTooMuchBad,
-         "{} bad samples, more than loader.max_bad_samples = {}; see {}/quarantine.jsonl", bad_samples_,
-         recipe_.loader.max_bad_samples, context_.run_folder);
+         "{} bad samples, more than loader.max_bad_samples = {}; see {}/quarantine.jsonl",
+         bad_samples_, recipe_.loader.max_bad_samples, context_.run_folder);
 }
 
 void Run::save(bool wait) {
   CheckpointContent content;
   content.step = step_;
   // The clones are the host copy: training may change the originals from here on.
-  for (const auto& [name, tensor] : shard(optimizer_->state(), communicator_.rank(),
-                                          communicator_.world_size()))
+  for (const auto& [name, tensor] :
+       shard(optimizer_->state(), communicator_.rank(), communicator_.world_size()))
     content.optimizer.emplace_back(name, tensor.clone());
   content.weights_hash = objective_->parameters().hash();
   content.samples_length = log_->sync_samples();
@@ -305,6 +325,8 @@ void Run::save(bool wait) {
     content.state["threads"] = threads_.compute;
     content.state["precision"] = resolve_precision(recipe_);
     content.state["processor"] = processor_name();
+    content.state["micro_batch_size"] = recipe_.micro_batch_size;
+    content.state["torch"] = TORCH_VERSION;
     content.state["keiko"] = KEIKO_VERSION;
     content.state["time"] = utc_now();
   }
@@ -318,8 +340,8 @@ void Run::evaluate_now() {
   ordered_json summary;
   {
     const AutocastGuard autocast(use_autocast_);
-    summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode, communicator_,
-                       context_.make_decoder, {});
+    summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode,
+                       communicator_, context_.make_decoder, {});
   }
   result_.evaluation = summary;
   if (is_first()) log_->write_evaluation(step_, summary, monotonic_s() - start);
@@ -330,11 +352,12 @@ TrainResult Run::go() {
   result_.step = step_;
   if (is_first()) {
     const auto& p = objective_->parameters();
-    spdlog::info("run {}: {} parameters trained, {} steps of {} clips, {} rank{}, {} compute and {} "
-                 "decode thread{} each, {}",
-                 context_.run_folder, report::count_text(p.count()), report::count_text(steps_),
-                 recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
-                 threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
+    spdlog::info(
+        "run {}: {} parameters trained, {} steps of {} clips, {} rank{}, {} compute and {} "
+        "decode thread{} each, {}",
+        context_.run_folder, report::count_text(p.count()), report::count_text(steps_),
+        recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
+        threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
   }
   if (steps_ == 0 && restored_state_.is_null()) save(true);
   if (step_ >= steps_) {
@@ -365,7 +388,8 @@ TrainResult Run::go() {
     if (!std::isfinite(figures.loss))
       fail(ErrorKind::kData,
            "the loss of step {} is {}; start again with a lower optimizer.base_lr or "
-           "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last checkpoint",
+           "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last "
+           "checkpoint",
            step_, figures.loss);
     figures.lr = optim::lr_at(schedule_, step_);
     const double before_update = monotonic_s();
@@ -389,15 +413,17 @@ TrainResult Run::go() {
     if (checkpoints_->is_saving() && sums.unwritten == 0) checkpoints_->commit();
     result_.is_preempted = sums.stop_requests > 0 && step_ < steps_;
     const bool is_last = step_ == steps_ || result_.is_preempted;
-    evaluated_now = eval_dataset_ && !result_.is_preempted &&
-                    (step_ == steps_ || (recipe_.eval.every > 0 && step_ % recipe_.eval.every == 0));
+    evaluated_now =
+        eval_dataset_ && !result_.is_preempted &&
+        (step_ == steps_ || (recipe_.eval.every > 0 && step_ % recipe_.eval.every == 0));
     if (evaluated_now) evaluate_now();
     saved_now = is_last || (recipe_.checkpoint.every > 0 && step_ % recipe_.checkpoint.every == 0);
     if (saved_now) save(is_last);
   }
   if (is_first()) {
     if (result_.is_preempted)
-      spdlog::info("stopped by a signal after step {}, which is saved; start again to go on", step_);
+      spdlog::info("stopped by a signal after step {}, which is saved; start again to go on",
+                   step_);
     log_->finish();
   }
   return result_;
@@ -407,7 +433,8 @@ TrainResult Run::go() {
 
 void check_world_size(const Recipe& recipe, int64_t world_size) {
   if (recipe.batch_size < world_size)
-    fail(ErrorKind::kUsage, "batch_size = {} is smaller than the world size {}; every rank needs a clip",
+    fail(ErrorKind::kUsage,
+         "batch_size = {} is smaller than the world size {}; every rank needs a clip",
          recipe.batch_size, world_size);
 }
 

@@ -1,4 +1,5 @@
-// The training loop: batches in, gradients summed, weights updated, everything needed to go on saved.
+// The training loop: batches in, gradients summed, weights updated, everything needed to go on
+// saved.
 
 #pragma once
 #include <nlohmann/json.hpp>
@@ -19,12 +20,12 @@ struct TrainContext {
   data::MakeDecoder make_decoder;
   std::string run_folder;
   std::string command_line;
-  std::vector<std::string> allowed_changes;    // recipe keys that may differ on resume
+  std::vector<std::string> allowed_changes;  // recipe keys that may differ on resume
 };
 
 struct TrainResult {
-  int64_t step = 0;           // completed updates
-  bool is_preempted = false;  // stopped by a signal, after saving
+  int64_t step = 0;                   // completed updates
+  bool is_preempted = false;          // stopped by a signal, after saving
   nlohmann::ordered_json evaluation;  // the last one; null when the recipe has none
 };
 
@@ -34,7 +35,8 @@ struct ThreadShare {
 };
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
 
-// Throws Error(kUsage) when there are more ranks than clips in a batch. Call before meeting the others.
+// Throws Error(kUsage) when there are more ranks than clips in a batch. Call before meeting the
+// others.
 void check_world_size(const Recipe& recipe, int64_t world_size);
 
 // Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
