@@ -8,7 +8,6 @@
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
 #include "report/progress.h"
-#include "train/checkpoint.h"
 #include "train/trainer.h"
 
 namespace keiko::cli {
@@ -16,15 +15,13 @@ namespace {
 
 // Throws Error(kUsage) when the run learned other classes than the data has: scores would compare
 // numbers that mean different things.
-void check_classes(const std::string& run_folder, const std::vector<std::string>& names) {
-  const auto folder = train::find_checkpoint(default_env(), run_folder + "/checkpoints");
-  const auto config =
-      nlohmann::json::parse(read_text(default_env(), folder.value() + "/config.json"));
+void check_classes(const std::string& checkpoint, const std::vector<std::string>& names) {
+  const auto config = nlohmann::json::parse(read_text(default_env(), checkpoint + "/config.json"));
   for (size_t i = 0; i < names.size(); ++i) {
     const std::string learned = config.at("id2label").value(std::to_string(i), "(none)");
     if (learned != names[i])
       fail(ErrorKind::kUsage, "class {} is {} in {}, but {} in the evaluation data", i, learned,
-           run_folder, names[i]);
+           checkpoint, names[i]);
   }
 }
 
@@ -52,12 +49,14 @@ void add_eval(CLI::App& app, Action& action) {
              "the recipe has no eval.data; give a catalogue, such as eval.data=test.kix");
       const data::Dataset dataset = open_dataset(r, true);
       const auto objective = train::make_objective(r, dataset);
-      if (!o->random_init && !load_weights_of_run(*objective, loaded.run_folder))
-        fail(ErrorKind::kUsage,
-             "{}: no committed checkpoint to evaluate; train first, or use --random-init",
-             loaded.run_folder);
-      if (!o->random_init && objective->needs_label())
-        check_classes(loaded.run_folder, dataset.class_names());
+      if (!o->random_init) {
+        const auto checkpoint = load_weights_of_run(*objective, loaded.run_folder);
+        if (!checkpoint)
+          fail(ErrorKind::kUsage,
+               "{}: no committed checkpoint to evaluate; train first, or use --random-init",
+               loaded.run_folder);
+        if (objective->needs_label()) check_classes(*checkpoint, dataset.class_names());
+      }
       const auto launch = dist::read_launch_environment();
       const auto communicator = dist::make_communicator(launch, double(r.train.timeout_s));
       const auto threads = train::share_threads(r, launch, usable_cores());

@@ -97,7 +97,7 @@ void add_preview(CLI::App& app, Action& action) {
         write_tensors(r, dataset, *objective, *o);
         return 0;
       }
-      const bool trained = load_weights_of_run(*objective, loaded.run_folder);
+      const bool trained = load_weights_of_run(*objective, loaded.run_folder).has_value();
       const std::string folder = o->out.empty() ? loaded.run_folder + "/previews" : o->out;
       default_env()->make_folder(folder);
       for_each_batch(

@@ -37,16 +37,17 @@ data::Dataset open_dataset(const train::Recipe& r, bool evaluation) {
                        uint64_t(r.seed), evaluation ? 1 : r.loader.shuffle_block);
 }
 
-bool load_weights_of_run(objective::Objective& objective, const std::string& run_folder) {
+std::optional<std::string> load_weights_of_run(objective::Objective& objective,
+                                               const std::string& run_folder) {
   const auto folder = train::find_checkpoint(default_env(), run_folder + "/checkpoints");
-  if (!folder) return false;
+  if (!folder) return std::nullopt;
   const auto loaded = train::load_checkpoint(default_env(), *folder, false);
   const auto unmatched = objective.load_weights(loaded.weights);
   if (!unmatched.missing.empty())
     fail(ErrorKind::kData, "{}: does not hold this recipe's model: {} is missing", *folder,
          unmatched.missing[0]);
   spdlog::info("weights: {}", *folder);
-  return true;
+  return folder;
 }
 
 }  // namespace keiko::cli

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,9 @@ LoadedRecipe load(const RecipeArguments& arguments);
 // The training data, or eval.data when `evaluation`. Throws Error(kUsage).
 data::Dataset open_dataset(const train::Recipe& recipe, bool evaluation);
 
-// Loads the newest checkpoint of `run_folder` into `objective`; false when there is none.
-bool load_weights_of_run(objective::Objective& objective, const std::string& run_folder);
+// Loads the newest checkpoint of `run_folder` into `objective` and returns its folder; nothing when
+// there is none.
+std::optional<std::string> load_weights_of_run(objective::Objective& objective,
+                                               const std::string& run_folder);
 
 }  // namespace keiko::cli

@@ -47,7 +47,7 @@ RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
 
 void RunLog::start_clock(int64_t first_step, int64_t steps) {
   steps_ = steps;
-  run_first_step_ = last_line_step_ = first_step;
+  run_first_step_ = first_step;
   run_started_s_ = clock_s_ = monotonic_s();
   progress_ = std::make_unique<report::Progress>("train", 1e9);
 }

@@ -52,7 +52,7 @@ class RunLog {
   std::unique_ptr<report::Progress> progress_;
   nlohmann::json samples_lengths_ = nlohmann::json::array();  // of all ranks, as restored
   int64_t samples_length_ = 0;                                // of this rank, as restored
-  int64_t steps_ = 0, last_line_step_ = 0;
+  int64_t steps_ = 0;
   double clock_s_ = 0;  // when the present stretch began
   double run_started_s_ = 0;
   int64_t run_first_step_ = 0;
