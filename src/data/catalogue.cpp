@@ -168,10 +168,9 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
       s.rotation % 90 != 0 || s.rotation < 0 || s.rotation > 270)
     damaged(source, "impossible stream parameters");
   if (t.frame_packet.empty()) damaged(source, "a video without frames");
-  for (uint32_t packet : t.frame_packet) {
+  for (uint32_t packet : t.frame_packet)
     if (packet >= packets) damaged(source, "a frame that refers to no packet");
-    t.frame_pts.push_back(t.pts[packet]);
-  }
+  media::complete_table(t);
   if (t.direct_read)
     for (size_t i = 0; i < packets; ++i)
       if (t.position[i] < 0 || t.position[i] > video.file.size - int64_t(t.size[i]))

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
+#include <unordered_map>
 
 #include "base/error.h"
 #include "base/machine.h"
@@ -15,8 +15,12 @@ namespace {
 class PacketBytes {
  public:
   virtual ~PacketBytes() = default;
+  struct Bytes {
+    std::span<const uint8_t> bytes;
+    const AVPacket* demuxed = nullptr;  // what travels beside the bytes
+  };
   // Ordinals are asked for in ascending order.
-  virtual std::span<const uint8_t> get(uint32_t ordinal) = 0;
+  virtual Bytes get(uint32_t ordinal) = 0;
 };
 
 class DirectBytes : public PacketBytes {
@@ -37,13 +41,14 @@ class DirectBytes : public PacketBytes {
     cost.bytes += total;
   }
 
-  std::span<const uint8_t> get(uint32_t ordinal) override {
+  Bytes get(uint32_t ordinal) override {
     const int64_t position = table_.position[ordinal];
     const auto after =
         std::upper_bound(plan_.reads.begin(), plan_.reads.end(), position,
                          [](int64_t p, const ByteRange& range) { return p < range.offset; });
     const size_t i = size_t(after - plan_.reads.begin()) - 1;
-    return {buffer_.data() + starts_[i] + (position - plan_.reads[i].offset), table_.size[ordinal]};
+    const uint8_t* first = buffer_.data() + starts_[i] + (position - plan_.reads[i].offset);
+    return {{first, table_.size[ordinal]}, nullptr};
   }
 
  private:
@@ -56,11 +61,11 @@ class DirectBytes : public PacketBytes {
 // Counts packets from the start of the file: slow, and exact for every container.
 class DemuxedBytes : public PacketBytes {
  public:
-  DemuxedBytes(const PacketTable& table, const std::string& path, ClipCost& cost)
-      : demuxer_(path, table.stream.stream_index), path_(path), cost_(cost) {
+  DemuxedBytes(Env* env, const PacketTable& table, const std::string& path, ClipCost& cost)
+      : demuxer_(env, path, table.stream.stream_index), path_(path), cost_(cost) {
     ++cost.opens;
   }
-  std::span<const uint8_t> get(uint32_t ordinal) override {
+  Bytes get(uint32_t ordinal) override {
     while (next_ <= ordinal) {
       packet_ = demuxer_.next();
       if (packet_ == nullptr)
@@ -70,7 +75,7 @@ class DemuxedBytes : public PacketBytes {
       ++cost_.reads;
       cost_.bytes += packet_->size;
     }
-    return {packet_->data, size_t(packet_->size)};
+    return {{packet_->data, size_t(packet_->size)}, packet_};
   }
 
  private:
@@ -83,21 +88,24 @@ class DemuxedBytes : public PacketBytes {
 
 }  // namespace
 
-FrameDecoder& CpuClipDecoder::decoder_for(const StreamParameters& stream) {
-  for (auto it = decoders_.begin(); it != decoders_.end(); ++it)
-    if (it->first == stream) {
+FrameDecoder& CpuClipDecoder::decoder_for(const StreamParameters& stream, LoopFilter loop_filter) {
+  // What an old x264 says of itself in a stream's first packet changes how lossless 4:4:4 is
+  // decoded and outlives a restart, so such a decoder is not reused.
+  const bool is_reusable = stream.codec != "h264" || stream.profile < 244;
+  for (auto it = decoders_.begin(); is_reusable && it != decoders_.end(); ++it)
+    if (it->loop_filter == loop_filter && it->stream == stream) {
       decoders_.splice(decoders_.begin(), decoders_, it);
-      decoders_.front().second->restart();
-      return *decoders_.front().second;
+      decoders_.front().decoder->restart();
+      return *decoders_.front().decoder;
     }
-  decoders_.emplace_front(stream, std::make_unique<FrameDecoder>(stream));
+  decoders_.push_front({stream, loop_filter, std::make_unique<FrameDecoder>(stream, loop_filter)});
   if (decoders_.size() > most_contexts_) decoders_.pop_back();
-  return *decoders_.front().second;
+  return *decoders_.front().decoder;
 }
 
 ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::string& path,
-                                       std::span<const int64_t> frames,
-                                       const ReceiveFrame& receive) {
+                                       std::span<const int64_t> frames, const ReceiveFrame& receive,
+                                       LoopFilter loop_filter) {
   ClipCost cost;
   const double start = monotonic_s();
   const DecodePlan plan = plan_decode(table, frames);
@@ -105,24 +113,35 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
   if (table.direct_read)
     source = std::make_unique<DirectBytes>(env_, table, plan, path, bytes_, cost);
   else
-    source = std::make_unique<DemuxedBytes>(table, path, cost);
+    source = std::make_unique<DemuxedBytes>(env_, table, path, cost);
 
-  std::vector<std::pair<uint32_t, uint32_t>> wanted;  // packet ordinal, presentation index
-  for (uint32_t frame : plan.frames) wanted.emplace_back(table.frame_packet[frame], frame);
-  std::sort(wanted.begin(), wanted.end());
-  std::vector<bool> seen(wanted.size());
+  struct Wanted {
+    uint32_t packet, turn, frame;
+    bool seen = false;
+  };
+  std::vector<Wanted> wanted;
+  for (uint32_t frame : plan.frames)
+    wanted.push_back(
+        {table.frame_packet[frame], table.frame_turn.empty() ? 0 : table.frame_turn[frame], frame});
+  const auto before = [](const Wanted& a, const Wanted& b) {
+    return std::pair(a.packet, a.turn) < std::pair(b.packet, b.turn);
+  };
+  std::sort(wanted.begin(), wanted.end(), before);
   size_t missing = wanted.size();
+  std::unordered_map<uint32_t, uint32_t> turns;  // frames that came from a packet so far
   auto take = [&](uint32_t ordinal, const AVFrame& frame) {
-    const auto found = std::lower_bound(wanted.begin(), wanted.end(), std::pair(ordinal, 0u));
-    if (found == wanted.end() || found->first != ordinal) return;
-    const size_t i = size_t(found - wanted.begin());
-    if (seen[i]) return;
-    seen[i] = true;
+    const uint32_t turn = table.frame_turn.empty() ? 0 : turns[ordinal]++;
+    const auto found =
+        std::lower_bound(wanted.begin(), wanted.end(), Wanted{ordinal, turn, 0}, before);
+    if (found == wanted.end() || found->packet != ordinal || found->turn != turn || found->seen)
+      return;
+    found->seen = true;
     --missing;
-    receive(found->second, frame);
+    receive(found->frame, frame);
   };
 
-  FrameDecoder& decoder = decoder_for(table.stream);
+  FrameDecoder& decoder = decoder_for(table.stream, loop_filter);
+  const int64_t complaints = decoder.complaints();
   size_t restart = 0;
   bool fresh = true;
   for (size_t i = 0; i < plan.packets.size() && missing > 0; ++i) {
@@ -134,17 +153,20 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
       ++restart;
     }
     const uint32_t ordinal = plan.packets[i];
-    decoder.feed(source->get(ordinal), ordinal, (table.flags[ordinal] & kDiscard) != 0, take);
+    const PacketBytes::Bytes packet = source->get(ordinal);
+    decoder.feed(packet.bytes, ordinal, (table.flags[ordinal] & kDiscard) != 0, take,
+                 packet.demuxed);
     ++cost.packets_decoded;
     fresh = false;
   }
   if (missing > 0) decoder.drain(take);
   cost.packets_dropped = plan.dropped;
+  cost.complaints = decoder.complaints() - complaints;
   cost.decode_s = monotonic_s() - start;
-  for (size_t i = 0; i < wanted.size(); ++i)
-    if (!seen[i])
+  for (const Wanted& w : wanted)
+    if (!w.seen)
       fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
-           wanted[i].second, wanted[i].first, table.stream.codec);
+           w.frame, w.packet, table.stream.codec);
   return cost;
 }
 
@@ -155,7 +177,8 @@ ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
   const int64_t plane = int64_t(request.size) * request.size;
   double convert_s = 0;
   ClipCost cost = decode_frames(
-      *request.table, *request.path, request.frames, [&](int64_t index, const AVFrame& frame) {
+      *request.table, *request.path, request.frames,
+      [&](int64_t index, const AVFrame& frame) {
         const double start = monotonic_s();
         // A frame that the clip shows several times is converted once and copied.
         int64_t first = -1;
@@ -173,7 +196,17 @@ ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
                         request.out + first * plane + c * request.channel_stride, size_t(plane));
         }
         convert_s += monotonic_s() - start;
-      });
+      },
+      request.loop_filter);
+  // A damaged frame spoils those that refer to it, so a complaint about any packet of the plan
+  // counts.
+  if (cost.complaints > 0 && !request.allow_concealed)
+    fail(ErrorKind::kData,
+         "{}: the {} decoder complained {} times about the packets of frames {} to {}: damaged "
+         "pictures were patched up",
+         *request.path, request.table->stream.codec, cost.complaints,
+         *std::min_element(request.frames.begin(), request.frames.end()),
+         *std::max_element(request.frames.begin(), request.frames.end()));
   cost.convert_s = convert_s;
   cost.decode_s -= convert_s;
   return cost;

@@ -24,8 +24,9 @@ struct ClipCost {
   int64_t bytes = 0;  // bytes read
   int64_t packets_decoded = 0;
   int64_t packets_dropped = 0;
-  double decode_s = 0;   // reading and decoding
-  double convert_s = 0;  // pixels
+  int64_t complaints = 0;  // packets that the decoder refused, frames that it reported damaged
+  double decode_s = 0;     // reading and decoding
+  double convert_s = 0;    // pixels
 };
 
 // One clip to be decoded. All pointers are the caller's and outlive the call.
@@ -37,8 +38,10 @@ struct ClipRequest {
   int size = 0;  // output is size x size
   bool flip = false;
   Filter filter = Filter::kBilinear;
-  uint8_t* out = nullptr;      // frame t, channel c at out + c * channel_stride + t * size^2
-  int64_t channel_stride = 0;  // bytes
+  LoopFilter loop_filter = LoopFilter::kExact;
+  bool allow_concealed = false;  // false: a clip with patched-up pictures is an error
+  uint8_t* out = nullptr;        // frame t, channel c at out + c * channel_stride + t * size^2
+  int64_t channel_stride = 0;    // bytes
 };
 
 class ClipDecoder {
@@ -58,17 +61,24 @@ class CpuClipDecoder : public ClipDecoder {
   ClipCost decode(const ClipRequest& request) override;
 
   // Decodes `frames` (any order, repeats allowed) and calls `receive` once per distinct frame, in
-  // presentation order. The frame is valid during the call. Errors as decode().
+  // presentation order. The frame is valid during the call. Errors as decode(), but damage that the
+  // decoder patched up is only counted.
   using ReceiveFrame = std::function<void(int64_t index, const AVFrame& frame)>;
   ClipCost decode_frames(const PacketTable& table, const std::string& path,
-                         std::span<const int64_t> frames, const ReceiveFrame& receive);
+                         std::span<const int64_t> frames, const ReceiveFrame& receive,
+                         LoopFilter loop_filter = LoopFilter::kExact);
 
  private:
-  FrameDecoder& decoder_for(const StreamParameters& stream);
+  struct OpenDecoder {
+    StreamParameters stream;
+    LoopFilter loop_filter;
+    std::unique_ptr<FrameDecoder> decoder;
+  };
+  FrameDecoder& decoder_for(const StreamParameters& stream, LoopFilter loop_filter);
 
   Env* env_;
   size_t most_contexts_;
-  std::list<std::pair<StreamParameters, std::unique_ptr<FrameDecoder>>> decoders_;  // newest first
+  std::list<OpenDecoder> decoders_;  // newest first
   PixelConverter<float> converter_;
   std::vector<uint8_t> bytes_;
 };

@@ -7,35 +7,20 @@
 namespace keiko::media {
 namespace {
 
-// The last packet to feed for a frame: its own, and those right behind it that give no frame of
-// their own (the second field of a picture). `gives_frame` is empty when every packet gives one.
-uint32_t last_packet_of(const PacketTable& table, uint32_t packet,
-                        const std::vector<bool>& gives_frame) {
-  if (gives_frame.empty()) return packet;
-  uint32_t last = packet;
-  while (last + 1 < table.size.size() && !(table.flags[last + 1] & kRandomAccess) &&
-         !gives_frame[last + 1])
-    ++last;
-  return last;
+// The latest packet from which decoding gives this frame exactly. Leading pictures (shown before
+// the random-access point they follow) need the point before it.
+uint32_t start_of(const PacketTable& table, uint32_t frame) {
+  if (!table.frame_start.empty()) return table.frame_start[frame];
+  const uint32_t packet = table.frame_packet[frame];
+  for (uint32_t p = packet + 1; p-- > 0;)
+    if ((table.flags[p] & kRandomAccess) && (p == packet || table.pts[p] <= table.pts[packet]))
+      return p;
+  return 0;
 }
 
-// The latest packet from which decoding gives this frame exactly. Leading pictures (shown before
-// the random-access point they follow) need the point before it. `shown_at` (packet -> presentation
-// index) tells where pts may be missing; empty when every packet has one.
-uint32_t start_of(const PacketTable& table, uint32_t frame, const std::vector<uint32_t>& shown_at) {
-  const uint32_t packet = table.frame_packet[frame];
-  for (uint32_t p = packet + 1; p-- > 0;) {
-    if (!(table.flags[p] & kRandomAccess)) continue;
-    if (p == packet) return p;
-    if (!shown_at.empty()) {
-      if (shown_at[p] != UINT32_MAX && shown_at[p] < frame) return p;
-      continue;
-    }
-    if (table.pts[p] == kNoTime || table.pts[packet] == kNoTime ||
-        table.pts[p] <= table.pts[packet])
-      return p;
-  }
-  return 0;
+// The last packet to feed for a frame: its own, or the second field of its picture.
+uint32_t last_of(const PacketTable& table, uint32_t frame) {
+  return table.frame_last.empty() ? table.frame_packet[frame] : table.frame_last[frame];
 }
 
 }  // namespace
@@ -57,20 +42,9 @@ DecodePlan plan_decode(const PacketTable& table, std::span<const int64_t> frames
   };
   std::vector<Run> runs;
   std::vector<uint32_t> wanted;
-  std::vector<bool> gives_frame;
-  std::vector<uint32_t> shown_at;
-  if (table.mapped_by_decoding) {
-    gives_frame.resize(table.size.size());
-    shown_at.assign(table.size.size(), UINT32_MAX);
-    for (uint32_t f = 0; f < table.frame_packet.size(); ++f) {
-      gives_frame[table.frame_packet[f]] = true;
-      shown_at[table.frame_packet[f]] = f;
-    }
-  }
   for (uint32_t frame : plan.frames) {
-    const uint32_t packet = table.frame_packet[frame];
-    runs.push_back({start_of(table, frame, shown_at), last_packet_of(table, packet, gives_frame)});
-    wanted.push_back(packet);
+    runs.push_back({start_of(table, frame), last_of(table, frame)});
+    wanted.push_back(table.frame_packet[frame]);
   }
   std::sort(wanted.begin(), wanted.end());
   std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.first < b.first; });

@@ -28,8 +28,8 @@ struct DecodePlan {
 
 // Plans the decoding of `frames` (presentation indices, any order, repeats allowed). Reads that are
 // at most `max_gap` bytes apart are made one.
-// Cost: O(packets fed), or O(all packets) when the table was mapped by decoding. Throws
-// Error(kData) naming the index when one is outside [0, table.frame_count()).
+// The table must be complete (complete_table). Cost: O(packets fed). Throws Error(kData) naming the
+// index when one is outside [0, table.frame_count()).
 DecodePlan plan_decode(const PacketTable& table, std::span<const int64_t> frames,
                        int64_t max_gap = 128 << 10);
 

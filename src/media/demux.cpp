@@ -1,5 +1,7 @@
 #include "media/demux.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace keiko::media {
@@ -10,13 +12,7 @@ namespace {
 constexpr const char* kContainers =
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,h264,hevc,ivf,ogg,asf,"
     "obu,m4v,mxf,nut,yuv4mpegpipe,gif,av1,dv,wtv,rm,swf";
-
-// What the operating system refused, as against what the file holds.
-bool is_system_error(int code) {
-  for (int system : {ENOENT, EACCES, EPERM, EIO, ESTALE, EMFILE, ENFILE, ENOMEM, ETIMEDOUT, EBUSY})
-    if (code == AVERROR(system)) return true;
-  return false;
-}
+constexpr int kBufferSize = 1 << 16;  // bytes
 
 std::string list_streams(const AVFormatContext* input) {
   std::string text;
@@ -29,22 +25,73 @@ std::string list_streams(const AVFormatContext* input) {
   return text.empty() ? "none" : text;
 }
 
+// Stands where libavformat would open a second file.
+int refuse_to_open(AVFormatContext*, AVIOContext**, const char*, int, AVDictionary**) {
+  return AVERROR(EPERM);
+}
+
 }  // namespace
 
-Demuxer::Demuxer(const std::string& path, int stream_index) : packet_(av_packet_alloc()) {
+void Demuxer::FreeIo::operator()(AVIOContext* io) const {
+  av_freep(&io->buffer);
+  avio_context_free(&io);
+}
+
+int Demuxer::read_source(void* opaque, uint8_t* out, int size) {
+  auto& source = *static_cast<Source*>(opaque);
+  const int64_t left = source.file->size() - source.at;
+  if (left <= 0) return AVERROR_EOF;
+  const int count = int(std::min<int64_t>(left, size));
+  try {  // an exception must not pass through C code
+    source.file->read(source.at, {out, size_t(count)});
+  } catch (...) {
+    source.error = std::current_exception();
+    return AVERROR(EIO);
+  }
+  source.at += count;
+  return count;
+}
+
+int64_t Demuxer::seek_source(void* opaque, int64_t offset, int whence) {
+  auto& source = *static_cast<Source*>(opaque);
+  const int64_t size = source.file->size();
+  switch (whence & ~AVSEEK_FORCE) {
+    case AVSEEK_SIZE:
+      return size;
+    case SEEK_SET:
+      break;
+    case SEEK_CUR:
+      offset += source.at;
+      break;
+    case SEEK_END:
+      offset += size;
+      break;
+    default:
+      return AVERROR(EINVAL);
+  }
+  if (offset < 0) return AVERROR(EINVAL);
+  return source.at = offset;
+}
+
+Demuxer::Demuxer(Env* env, const std::string& path, int stream_index)
+    : source_{env->open(path), 0, nullptr}, packet_(av_packet_alloc()) {
   av_log_set_level(AV_LOG_FATAL);  // libav's own complaints name no file; ours do
-  AVFormatContext* raw = nullptr;
+  io_.reset(avio_alloc_context(static_cast<uint8_t*>(av_malloc(kBufferSize)), kBufferSize, 0,
+                               &source_, read_source, nullptr, seek_source));
+  AVFormatContext* raw = avformat_alloc_context();
+  raw->pb = io_.get();
+  raw->io_open = refuse_to_open;
   AVDictionary* options = nullptr;
   av_dict_set(&options, "protocol_whitelist", "file", 0);
   av_dict_set(&options, "format_whitelist", kContainers, 0);
-  // "file:" keeps a path such as "http:x.mp4" or "concat:a|b" from being taken for a protocol.
-  int code = avformat_open_input(&raw, ("file:" + path).c_str(), nullptr, &options);
+  int code = avformat_open_input(&raw, path.c_str(), nullptr, &options);
   av_dict_free(&options);
+  if (source_.error) std::rethrow_exception(source_.error);
   if (code < 0)
-    fail(is_system_error(code) ? ErrorKind::kIo : ErrorKind::kData,
-         "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
+    fail(ErrorKind::kData, "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
   input_.reset(raw);
   code = avformat_find_stream_info(raw, nullptr);
+  if (source_.error) std::rethrow_exception(source_.error);
   if (code < 0) fail(ErrorKind::kData, "{}: cannot find its streams: {}", path, ffmpeg_error(code));
   stream_index_ = stream_index == kBestVideo
                       ? av_find_best_stream(raw, AVMEDIA_TYPE_VIDEO, -1, -1, nullptr, 0)
@@ -61,14 +108,12 @@ const AVPacket* Demuxer::next() {
   for (int failures = 0; failures < 1000;) {
     av_packet_unref(packet_.get());
     const int code = av_read_frame(input_.get(), packet_.get());
+    if (source_.error) std::rethrow_exception(source_.error);
     if (code == AVERROR_EOF) return nullptr;
     if (code < 0) {
       ++failures;
       ++corrupt_packets_;
-      if (input_->pb != nullptr && is_system_error(input_->pb->error))
-        fail(ErrorKind::kIo, "{}: cannot read: {}", input_->url, ffmpeg_error(input_->pb->error));
-      if (input_->pb != nullptr && (input_->pb->eof_reached || input_->pb->error < 0))
-        return nullptr;
+      if (io_->eof_reached) return nullptr;
       continue;
     }
     if (packet_->stream_index == stream_index_ && packet_->size > 0) {

@@ -3,20 +3,24 @@
 // Used when indexing, and at training time only for files whose bytes cannot be read directly.
 
 #pragma once
+#include <exception>
+#include <memory>
 #include <string>
 
+#include "base/env.h"
 #include "media/ffmpeg.h"
 
 namespace keiko::media {
 
-// Not thread-safe. Opens the given file alone: no network protocol, no playlist, no file that the
-// container refers to.
+// Not thread-safe. All bytes come from the one file, through Env: whatever else the content asks
+// for (a network address, a playlist's entries, a file that the container refers to) is refused.
 class Demuxer {
  public:
   static constexpr int kBestVideo = -1;
 
   // Throws Error(kData) saying what the file holds instead when it has no such video stream.
-  Demuxer(const std::string& path, int stream_index);
+  // `env` outlives the demuxer.
+  Demuxer(Env* env, const std::string& path, int stream_index);
 
   // The next packet of the stream, valid until the next call; null at the end. A damaged stretch is
   // counted and passed over.
@@ -27,6 +31,20 @@ class Demuxer {
   int64_t corrupt_packets() const { return corrupt_packets_; }
 
  private:
+  // What FFmpeg reads through: the file, a place in it, and the error that a read threw.
+  struct Source {
+    std::unique_ptr<ReadableFile> file;
+    int64_t at = 0;
+    std::exception_ptr error;
+  };
+  struct FreeIo {
+    void operator()(AVIOContext* io) const;
+  };
+  static int read_source(void* source, uint8_t* out, int size);
+  static int64_t seek_source(void* source, int64_t offset, int whence);
+
+  Source source_;
+  std::unique_ptr<AVIOContext, FreeIo> io_;
   InputPointer input_;
   PacketPointer packet_;
   int stream_index_;

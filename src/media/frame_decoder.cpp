@@ -3,10 +3,12 @@
 #include <cstring>
 
 extern "C" {
+#include <libavutil/imgutils.h>
 #include <libavutil/pixdesc.h>
 }
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace keiko::media {
 
@@ -48,22 +50,30 @@ CodecPointer make_codec_context(const StreamParameters& s) {
   return context;
 }
 
-FrameDecoder::FrameDecoder(const StreamParameters& stream)
-    : stream_(stream),
-      context_(make_codec_context(stream)),
+FrameDecoder::FrameDecoder(const StreamParameters& stream, LoopFilter loop_filter, Shows shows)
+    : context_(make_codec_context(stream)),
       packet_(av_packet_alloc()),
-      frame_(av_frame_alloc()) {
+      frame_(av_frame_alloc()),
+      // In H.264 the flag only says that a player would still hold the frame back.
+      trusts_corrupt_flag_(stream.codec != "h264") {
   av_log_set_level(AV_LOG_FATAL);
+  if (shows == Shows::kEverything) context_->flags |= AV_CODEC_FLAG_OUTPUT_CORRUPT;
+  if (loop_filter == LoopFilter::kSkipUnreferenced)
+    context_->skip_loop_filter = AVDISCARD_NONREF;
+  else if (loop_filter == LoopFilter::kSkip)
+    context_->skip_loop_filter = AVDISCARD_ALL;
   const int code = avcodec_open2(context_.get(), context_->codec, nullptr);
   if (code < 0)
     fail(ErrorKind::kData, "cannot open the {} decoder: {}", stream.codec, ffmpeg_error(code));
 }
 
 void FrameDecoder::feed(std::span<const uint8_t> bytes, uint32_t ordinal, bool discard,
-                        const Receive& receive) {
+                        const Receive& receive, const AVPacket* demuxed) {
   if (av_new_packet(packet_.get(), int(bytes.size())) < 0)
     fail(ErrorKind::kIo, "out of memory for a packet of {} bytes", bytes.size());
   std::memcpy(packet_->data, bytes.data(), bytes.size());
+  if (demuxed != nullptr && av_packet_copy_props(packet_.get(), demuxed) < 0)
+    fail(ErrorKind::kIo, "out of memory for what travels beside packet {}", ordinal);
   packet_->pts = packet_->dts = ordinal;
   if (discard) packet_->flags |= AV_PKT_FLAG_DISCARD;
   int code = avcodec_send_packet(context_.get(), packet_.get());
@@ -72,6 +82,7 @@ void FrameDecoder::feed(std::span<const uint8_t> bytes, uint32_t ordinal, bool d
     code = avcodec_send_packet(context_.get(), packet_.get());
   }
   av_packet_unref(packet_.get());
+  last_fed_ = ordinal;
   if (code < 0) ++complaints_;
   receive_all(receive);
 }
@@ -91,10 +102,32 @@ void FrameDecoder::receive_all(const Receive& receive) {
       ++complaints_;
       return;
     }
-    if (frame_->decode_error_flags != 0 || (frame_->flags & AV_FRAME_FLAG_CORRUPT)) ++complaints_;
-    if (frame_->pts >= 0 && frame_->pts <= UINT32_MAX) receive(uint32_t(frame_->pts), *frame_);
+    if (frame_->decode_error_flags != 0 ||
+        (trusts_corrupt_flag_ && (frame_->flags & AV_FRAME_FLAG_CORRUPT)))
+      ++complaints_;
+    const bool is_numbered = frame_->pts >= 0 && frame_->pts < UINT32_MAX;
+    if (!is_numbered) lost_an_ordinal_ = true;
+    receive(is_numbered ? uint32_t(frame_->pts) : last_fed_, *frame_);
     av_frame_unref(frame_.get());
   }
+}
+
+uint64_t frame_hash(const AVFrame& frame) {
+  const AVPixFmtDescriptor* d = av_pix_fmt_desc_get(AVPixelFormat(frame.format));
+  uint64_t hash =
+      uint64_t(frame.format) << 40 ^ uint64_t(frame.width) << 20 ^ uint64_t(frame.height);
+  if (d == nullptr) return hash;
+  int widths[4] = {}, planes = av_pix_fmt_count_planes(AVPixelFormat(frame.format));
+  if (av_image_fill_linesizes(widths, AVPixelFormat(frame.format), frame.width) < 0) return hash;
+  for (int p = 0; p < planes; ++p) {
+    const bool is_chroma = (p == 1 || p == 2) && !(d->flags & AV_PIX_FMT_FLAG_RGB);
+    const int rows = is_chroma ? AV_CEIL_RSHIFT(frame.height, d->log2_chroma_h) : frame.height;
+    for (int y = 0; y < rows; ++y) {
+      const uint8_t* row = frame.data[p] + int64_t(y) * frame.linesize[p];
+      hash = hash * 0x9e3779b97f4a7c15u + xxh3(std::span(row, size_t(widths[p])));
+    }
+  }
+  return hash;
 }
 
 }  // namespace keiko::media

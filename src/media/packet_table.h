@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/env.h"
+
 namespace keiko::media {
 
 constexpr int64_t kNoTime = INT64_MIN;  // a packet without pts or dts
@@ -56,9 +58,14 @@ struct PacketTable {
   std::vector<int64_t> pts, dts;  // ticks, or kNoTime
   std::vector<uint8_t> flags;     // PacketFlag bits
 
-  // Columns over the frames that a player shows, in presentation order.
+  // Column over the frames that a player shows, in presentation order.
   std::vector<uint32_t> frame_packet;  // ordinal of the packet that a frame comes from
-  std::vector<int64_t> frame_pts;      // ticks, or kNoTime
+
+  // Columns that follow from the others: see complete_table.
+  std::vector<int64_t> frame_pts;     // ticks, never kNoTime, not descending
+  std::vector<uint32_t> frame_start;  // mapped_by_decoding: where decoding for a frame starts
+  std::vector<uint32_t> frame_last;   // mapped_by_decoding: the last packet to feed for a frame
+  std::vector<uint32_t> frame_turn;   // frames before it from the same packet; empty: never any
 
   bool direct_read = false;     // reading [position, size) gives the bytes that the demuxer gives
   std::string direct_read_off;  // why not, when not
@@ -71,10 +78,18 @@ struct PacketTable {
   int64_t frame_count() const { return int64_t(frame_packet.size()); }
 };
 
+// Fills the columns that follow from the stored ones. Frame times are the pts of the frames'
+// packets; where packets have none (AVI), the dts in ascending order, which is what the container
+// means, and without those the average frame rate. Cost: O(packets).
+void complete_table(PacketTable& table);
+
 // Demuxes the whole file and builds its table for the best video stream (FFmpeg's choice).
-// Reads each packet once more from the file to check direct reading. Opens nothing but this file.
-// Cost: reads the file; decodes it too when the container does not guarantee one shown frame a
-// packet. Throws Error(kData) when the file holds no video that can be decoded, Error(kIo).
-PacketTable scan_video(const std::string& path);
+// Reads each packet once more from the file to check direct reading. Opens nothing but this file,
+// and that through `env`.
+// Cost: reads the file. When container or codec do not tell by rule which frames come out and where
+// decoding may start, it decodes the file too, once to see the frames and once or more to try the
+// shortcuts (trial.h). Throws Error(kData) when the file holds no video that can be decoded,
+// Error(kIo).
+PacketTable scan_video(const std::string& path, Env* env = default_env());
 
 }  // namespace keiko::media

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
-#include <set>
 
 extern "C" {
 #include <libavutil/display.h>
@@ -14,9 +12,9 @@ extern "C" {
 #include "base/env.h"
 #include "base/error.h"
 #include "media/demux.h"
-#include "media/frame_decoder.h"
-#include "media/nal.h"
+#include "media/packet_facts.h"
 #include "media/packet_table.h"
+#include "media/trial.h"
 
 namespace keiko::media {
 namespace {
@@ -86,59 +84,100 @@ int64_t locate(const ReadableFile& file, const AVPacket& packet, std::vector<uin
   return -1;
 }
 
-// The codecs whose key flag is a promise: nothing before such a packet is needed after it.
-bool key_flag_is_exact(const std::string& codec) {
-  static const std::set<std::string> kCodecs = {
-      "vp8",        "vp9",   "av1",      "mjpeg", "prores",  "dnxhd",   "mpeg2video",
-      "mpeg1video", "mpeg4", "rawvideo", "ffv1",  "huffyuv", "utvideo", "png"};
-  return kCodecs.contains(codec);
+// What the packets' own bytes say of a whole stream.
+struct StreamFacts {
+  bool are_known = true;       // every packet was understood
+  bool has_fields = false;     // pictures made of two fields that are coded apart
+  bool has_open_gops = false;  // the container calls packets key frames that are none by rule
+  int highest_layer = 0;
+  std::vector<int8_t> shown_frames;  // of each packet, -1: not known
+  std::vector<int8_t> layer;         // HEVC temporal id of each packet
+};
+
+bool container_gives_every_time(const std::string& format_name) {
+  return format_name.find("mp4") != std::string::npos ||
+         format_name.find("matroska") != std::string::npos;
 }
 
-bool is_h26x(const std::string& codec) { return codec == "h264" || codec == "hevc"; }
-
-// Frames follow from packets alone when the container gives every packet its own pts, the first one
-// is a random-access point, and no picture is split over packets.
-bool frames_follow_from_packets(const PacketTable& table, bool saw_field, bool all_readable) {
-  const std::string& container = table.stream.format_name;
-  const bool has_index =
-      container.find("mp4") != std::string::npos || container.find("matroska") != std::string::npos;
-  if (!has_index || !is_h26x(table.stream.codec) || saw_field || !all_readable) return false;
-  if (table.corrupt_packets > 0) return false;
-  for (int64_t i = 0; i < table.packet_count(); ++i) {
+// True when the frames follow from the packets alone: each shown one has its own time, every key
+// frame is a true one, no picture is split over packets, and the file is whole.
+bool frames_follow_from_packets(const PacketTable& table, const StreamFacts& facts) {
+  if (!container_gives_every_time(table.stream.format_name)) return false;
+  if (!facts.are_known || facts.has_fields || facts.has_open_gops) return false;
+  if (table.corrupt_packets > 0 || !(table.flags[0] & kRandomAccess)) return false;
+  std::vector<int64_t> times;
+  for (size_t i = 0; i < table.size.size(); ++i) {
+    if (facts.shown_frames[i] < 0 || facts.shown_frames[i] > 1) return false;
+    if (facts.shown_frames[i] == 0) continue;
     if (table.pts[i] == kNoTime) return false;
-    const bool is_key = table.flags[i] & kKeyPacket;
-    const bool is_idr = table.flags[i] & kRandomAccess;
-    if (is_key && !is_idr) return false;  // an open GOP: leading pictures may not come out
-    if (i == 0 && !is_idr) return false;
+    times.push_back(table.pts[i]);
   }
-  std::vector<int64_t> sorted = table.pts;
-  std::sort(sorted.begin(), sorted.end());
-  return std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
+  std::sort(times.begin(), times.end());
+  return std::adjacent_find(times.begin(), times.end()) == times.end();
 }
 
-void conclude_frames(PacketTable& table) {
-  std::vector<uint32_t> shown;
+void conclude_frames(PacketTable& table, const StreamFacts& facts) {
   for (uint32_t i = 0; i < table.size.size(); ++i)
-    if (!(table.flags[i] & kDiscard)) shown.push_back(i);
-  std::sort(shown.begin(), shown.end(),
+    if (!(table.flags[i] & kDiscard) && facts.shown_frames[i] == 1) table.frame_packet.push_back(i);
+  std::sort(table.frame_packet.begin(), table.frame_packet.end(),
             [&](uint32_t a, uint32_t b) { return table.pts[a] < table.pts[b]; });
-  table.frame_packet = shown;
 }
 
-// Decodes everything once and notes which packet each frame came from.
-void observe_frames(const std::string& path, PacketTable& table) {
-  table.mapped_by_decoding = true;
-  FrameDecoder decoder(table.stream);
-  Demuxer demuxer(path, table.stream.stream_index);
-  uint32_t ordinal = 0;
-  auto note = [&](uint32_t packet, const AVFrame&) { table.frame_packet.push_back(packet); };
-  while (const AVPacket* packet = demuxer.next()) {
-    if (ordinal >= table.size.size()) break;
-    decoder.feed({packet->data, size_t(packet->size)}, ordinal,
-                 (packet->flags & AV_PKT_FLAG_DISCARD) != 0, note);
-    ++ordinal;
+// Says which droppable packets may be left out, or why none.
+void decide_skipping(PacketTable& table, const StreamFacts& facts, bool has_rules) {
+  const std::string& codec = table.stream.codec;
+  if (!has_rules)
+    table.skipping_off = fmt::format("which {} packets are droppable is not known", codec);
+  else if (codec == "vp8" || codec == "vp9")
+    table.skipping_off = fmt::format("in {} every packet changes what the next starts from", codec);
+  else if (facts.has_fields)
+    table.skipping_off = "field pictures";
+  else if (!facts.are_known)
+    table.skipping_off = fmt::format("some packets are not whole {} units", codec);
+  else
+    table.skipping = true;
+  for (size_t i = 0; i < table.flags.size(); ++i)
+    if (!table.skipping || facts.layer[i] < facts.highest_layer)
+      table.flags[i] &= uint8_t(~kDroppable);
+}
+
+// Dts of frames only need sorting. Where pts go back (recordings put behind each other), time goes
+// on with the last step seen instead, so that a moment names one frame.
+void make_ascending(std::vector<int64_t>& times, bool sort) {
+  if (sort) std::sort(times.begin(), times.end());
+  // Unsigned, because a hostile file may hold any number; what wraps is nonsense anyhow.
+  uint64_t step = 1, shift = 0;
+  for (size_t f = 1; f < times.size(); ++f) {
+    const uint64_t before = uint64_t(times[f - 1]);
+    if (int64_t(uint64_t(times[f]) + shift) < times[f - 1])
+      shift = before + step - uint64_t(times[f]);
+    times[f] = int64_t(uint64_t(times[f]) + shift);
+    if (times[f] > times[f - 1]) step = uint64_t(times[f]) - before;
   }
-  decoder.drain(note);
+}
+
+// Decodes the file to see its frames, and tries the shortcuts that no rule promises.
+void find_out_by_decoding(Env* env, const std::string& path, PacketTable& table) {
+  table.mapped_by_decoding = true;
+  // Candidates, each to be tried.
+  for (uint8_t& flags : table.flags)
+    if (flags & kKeyPacket) flags |= kRandomAccess;
+  const Sighting seen = watch_decoder(env, path, table);
+  table.frame_packet = seen.packet;
+  std::vector<uint32_t> sorted = seen.packet;
+  std::sort(sorted.begin(), sorted.end());
+  const bool is_one_to_one = std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
+  if (!seen.is_numbered || !is_one_to_one) {
+    // Frames are told apart by counting from the start.
+    for (size_t i = 1; i < table.flags.size(); ++i)
+      table.flags[i] &= uint8_t(~(kRandomAccess | kDroppable));
+    if (table.skipping) {
+      table.skipping = false;
+      table.skipping_off = "some packets give more than one frame";
+    }
+  }
+  complete_table(table);
+  if (!table.frame_packet.empty()) try_shortcuts(env, path, seen, table);
 }
 
 }  // namespace
@@ -152,10 +191,63 @@ double StreamParameters::display_height() const {
   return rotation % 180 == 0 ? height : w;
 }
 
-PacketTable scan_video(const std::string& path) {
-  const auto file = default_env()->open(path);
+void complete_table(PacketTable& table) {
+  const size_t packets = table.size.size(), frames = table.frame_packet.size();
+  table.frame_pts.assign(frames, kNoTime);
+  bool all_pts = true, all_dts = true;
+  for (uint32_t p : table.frame_packet) {
+    all_pts &= table.pts[p] != kNoTime;
+    all_dts &= table.dts[p] != kNoTime;
+  }
+  if (all_pts || all_dts) {
+    for (size_t f = 0; f < frames; ++f)
+      table.frame_pts[f] = (all_pts ? table.pts : table.dts)[table.frame_packet[f]];
+    make_ascending(table.frame_pts, /*sort=*/!all_pts);
+  } else {
+    const StreamParameters& s = table.stream;
+    const bool has_rate = s.frame_rate_num > 0 && s.time_base_num > 0;
+    const double ticks = has_rate ? double(s.frame_rate_den) * double(s.time_base_den) /
+                                        (double(s.frame_rate_num) * double(s.time_base_num))
+                                  : 1;
+    for (size_t f = 0; f < frames; ++f) table.frame_pts[f] = int64_t(double(f) * ticks);
+  }
+
+  table.frame_start.clear();
+  table.frame_last.clear();
+  table.frame_turn.clear();
+  if (!table.mapped_by_decoding) return;
+  std::vector<uint32_t> shown_at(packets, UINT32_MAX), last(packets), count(packets), points;
+  bool repeats = false;
+  table.frame_turn.resize(frames);
+  for (uint32_t f = 0; f < frames; ++f) {
+    const uint32_t p = table.frame_packet[f];
+    if (shown_at[p] == UINT32_MAX) shown_at[p] = f;
+    table.frame_turn[f] = count[p]++;
+    repeats |= table.frame_turn[f] > 0;
+  }
+  if (!repeats) table.frame_turn.clear();
+  for (size_t p = packets; p-- > 0;) {
+    const bool continues =
+        p + 1 < packets && !(table.flags[p + 1] & kRandomAccess) && shown_at[p + 1] == UINT32_MAX;
+    last[p] = continues ? last[p + 1] : uint32_t(p);
+  }
+  for (uint32_t p = 0; p < packets; ++p)
+    if ((table.flags[p] & kRandomAccess) && shown_at[p] != UINT32_MAX) points.push_back(p);
+  table.frame_start.resize(frames);
+  table.frame_last.resize(frames);
+  for (uint32_t f = 0; f < frames; ++f) {
+    const uint32_t packet = table.frame_packet[f];
+    auto point = std::upper_bound(points.begin(), points.end(), packet);
+    while (point != points.begin() && shown_at[*std::prev(point)] > f) --point;
+    table.frame_start[f] = point == points.begin() ? 0 : *std::prev(point);
+    table.frame_last[f] = last[packet];
+  }
+}
+
+PacketTable scan_video(const std::string& path, Env* env) {
+  const auto file = env->open(path);
   if (file->size() == 0) fail(ErrorKind::kData, "{}: the file is empty", path);
-  Demuxer demuxer(path, Demuxer::kBestVideo);
+  Demuxer demuxer(env, path, Demuxer::kBestVideo);
   PacketTable table;
   table.stream = describe(demuxer.input(), demuxer.stream());
   const std::string codec = table.stream.codec;
@@ -166,34 +258,22 @@ PacketTable scan_video(const std::string& path) {
     fail(ErrorKind::kData, "{}: this FFmpeg has no decoder for {}", path, codec);
 
   table.direct_read = true;
-  bool saw_field = false, all_readable = true;
-  std::unique_ptr<AVCodecParserContext, decltype(&av_parser_close)> parser(
-      is_h26x(codec) ? av_parser_init(demuxer.stream()->codecpar->codec_id) : nullptr,
-      av_parser_close);
-  if (parser) parser->flags |= PARSER_FLAG_COMPLETE_FRAMES;
-  const CodecPointer parser_context = make_codec_context(table.stream);
+  const std::unique_ptr<PacketReader> reader = make_packet_reader(table.stream);
+  StreamFacts stream_facts;
   std::vector<uint8_t> scratch;
-
   while (const AVPacket* packet = demuxer.next()) {
     uint8_t flags = packet->flags & AV_PKT_FLAG_KEY ? kKeyPacket : 0;
     if (packet->flags & AV_PKT_FLAG_DISCARD) flags |= kDiscard;
-    if (is_h26x(codec)) {
-      const NalSummary nal =
-          summarize_packet(codec, table.stream.extradata, {packet->data, size_t(packet->size)});
-      all_readable &= nal.is_readable && nal.has_slices;
-      if (nal.all_slices_idr) flags |= kRandomAccess;
-      if (nal.all_slices_unreferenced) flags |= kDroppable;
-      if (codec == "h264") {
-        uint8_t* out = nullptr;
-        int out_size = 0;
-        av_parser_parse2(parser.get(), parser_context.get(), &out, &out_size, packet->data,
-                         packet->size, packet->pts, packet->dts, packet->pos);
-        saw_field |= parser->picture_structure == AV_PICTURE_STRUCTURE_TOP_FIELD ||
-                     parser->picture_structure == AV_PICTURE_STRUCTURE_BOTTOM_FIELD;
-      }
-    } else if ((flags & kKeyPacket) && key_flag_is_exact(codec)) {
-      flags |= kRandomAccess;
-    }
+    PacketFacts facts;
+    if (reader) facts = reader->read({packet->data, size_t(packet->size)});
+    if (facts.is_random_access) flags |= kRandomAccess;
+    if (facts.is_unreferenced) flags |= kDroppable;
+    stream_facts.are_known &= facts.is_readable;
+    stream_facts.has_fields |= facts.is_field;
+    stream_facts.has_open_gops |= (flags & kKeyPacket) && !(flags & kRandomAccess);
+    stream_facts.highest_layer = std::max(stream_facts.highest_layer, facts.temporal_id);
+    stream_facts.shown_frames.push_back(int8_t(std::min(facts.shown_frames, 2)));
+    stream_facts.layer.push_back(int8_t(facts.temporal_id));
     int64_t position = -1;
     if (table.direct_read) {
       position = locate(*file, *packet, scratch);
@@ -205,6 +285,10 @@ PacketTable scan_video(const std::string& path) {
         table.direct_read = false;
         table.direct_read_off =
             fmt::format("packet {} changes the codec parameters", table.size.size());
+        stream_facts.are_known = false;
+      } else if (av_packet_get_side_data(packet, AV_PKT_DATA_PALETTE, nullptr) != nullptr) {
+        table.direct_read = false;
+        table.direct_read_off = fmt::format("packet {} changes the palette", table.size.size());
       }
     }
     table.position.push_back(position);
@@ -219,21 +303,13 @@ PacketTable scan_video(const std::string& path) {
          codec);
   if (!table.direct_read) std::fill(table.position.begin(), table.position.end(), -1);
 
-  if (frames_follow_from_packets(table, saw_field, all_readable)) {
-    conclude_frames(table);
+  decide_skipping(table, stream_facts, reader != nullptr);
+  if (reader && reader->is_conclusive() && frames_follow_from_packets(table, stream_facts)) {
+    conclude_frames(table, stream_facts);
+    complete_table(table);
   } else {
-    observe_frames(path, table);
+    find_out_by_decoding(env, path, table);
   }
-  if (codec != "h264") {
-    table.skipping_off = "which packets are droppable is only known for H.264";
-  } else if (saw_field || !all_readable) {
-    table.skipping_off = saw_field ? "field pictures" : "packets that are not whole NAL units";
-  } else {
-    table.skipping = true;
-  }
-  if (!table.skipping)
-    for (uint8_t& flags : table.flags) flags &= uint8_t(~kDroppable);
-  for (uint32_t packet : table.frame_packet) table.frame_pts.push_back(table.pts[packet]);
   if (table.frame_packet.empty())
     fail(ErrorKind::kData, "{}: none of its {} packets gives a picture", path, table.size.size());
   return table;

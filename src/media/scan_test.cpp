@@ -59,5 +59,53 @@ TEST(ScanVideo, NeverOpensWhatAFileRefersTo) {
   EXPECT_NE(error_of(playlist).find("not a video"), std::string::npos) << error_of(playlist);
 }
 
+PacketTable table_with_times(std::vector<int64_t> pts, std::vector<int64_t> dts) {
+  PacketTable table;
+  table.pts = std::move(pts);
+  table.dts = std::move(dts);
+  table.size.assign(table.pts.size(), 1);
+  table.flags.assign(table.pts.size(), 0);
+  table.flags[0] = kRandomAccess;
+  for (uint32_t p = 0; p < table.pts.size(); ++p) table.frame_packet.push_back(p);
+  return table;
+}
+
+TEST(CompleteTable, FrameTimesComeFromPtsElseDtsElseTheFrameRate) {
+  PacketTable table = table_with_times({0, 3, 4, 9}, {0, 1, 2, 3});
+  complete_table(table);
+  EXPECT_EQ(table.frame_pts, (std::vector<int64_t>{0, 3, 4, 9}));
+  // A container without pts: the k-th frame shown has the k-th smallest dts.
+  table = table_with_times({0, kNoTime, kNoTime, 9}, {0, 7, 2, 3});
+  complete_table(table);
+  EXPECT_EQ(table.frame_pts, (std::vector<int64_t>{0, 2, 3, 7}));
+  table = table_with_times({kNoTime, kNoTime, 5}, {kNoTime, 1, 2});
+  table.stream.time_base_den = 1000;
+  table.stream.frame_rate_num = 25;
+  table.stream.frame_rate_den = 1;
+  complete_table(table);
+  EXPECT_EQ(table.frame_pts, (std::vector<int64_t>{0, 40, 80}));
+}
+
+TEST(CompleteTable, TimeGoesOnWhereRecordingsFollowEachOther) {
+  PacketTable table = table_with_times({100, 140, 180, 0, 40, 90}, {0, 1, 2, 3, 4, 5});
+  complete_table(table);
+  EXPECT_EQ(table.frame_pts, (std::vector<int64_t>{100, 140, 180, 220, 260, 310}));
+}
+
+TEST(CompleteTable, AMappedTableSaysWhereEachFrameStartsAndEnds) {
+  // I0, its second field, P2, its second field, open-GOP I6 with the leading b4.
+  PacketTable table = table_with_times({0, kNoTime, 2, kNoTime, 6, 4}, {0, 1, 2, 3, 4, 5});
+  table.frame_packet = {0, 2, 5, 4};
+  table.flags = {kRandomAccess, 0, 0, 0, kRandomAccess, 0};
+  table.mapped_by_decoding = true;
+  complete_table(table);
+  EXPECT_EQ(table.frame_start, (std::vector<uint32_t>{0, 0, 0, 4}));
+  EXPECT_EQ(table.frame_last, (std::vector<uint32_t>{1, 3, 5, 4}));
+  EXPECT_TRUE(table.frame_turn.empty());
+  table.frame_packet = {0, 0, 2, 2};
+  complete_table(table);
+  EXPECT_EQ(table.frame_turn, (std::vector<uint32_t>{0, 1, 0, 1}));
+}
+
 }  // namespace
 }  // namespace keiko::media

@@ -1,0 +1,60 @@
+#include "media/frame_decoder.h"
+#include "media/nal.h"
+#include "media/packet_facts.h"
+
+namespace keiko::media {
+namespace {
+
+class H264Reader : public PacketReader {
+ public:
+  explicit H264Reader(const StreamParameters& stream)
+      : length_size_(nal_length_size(stream.extradata, 4)),
+        // Lossless 4:4:4 by an old x264 is decoded differently once its version has been seen,
+        // which stands in the first packet alone.
+        is_lossless_capable_(stream.profile >= 244),
+        context_(make_codec_context(stream)),
+        parser_(av_parser_init(AV_CODEC_ID_H264), av_parser_close) {
+    if (parser_) parser_->flags |= PARSER_FLAG_COMPLETE_FRAMES;
+  }
+
+  PacketFacts read(std::span<const uint8_t> packet) override {
+    PacketFacts facts;
+    bool has_slices = false, all_idr = true, all_unreferenced = true;
+    facts.is_readable = for_each_nal(packet, length_size_, [&](std::span<const uint8_t> unit) {
+      const int type = unit[0] & 31;  // table 7-1: 1 to 5 are slices, 5 is IDR
+      if (type < 1 || type > 5) return;
+      has_slices = true;
+      all_idr &= type == 5;
+      all_unreferenced &= (unit[0] >> 5 & 3) == 0;  // nal_ref_idc
+    });
+    facts.is_readable &= has_slices;
+    if (!facts.is_readable) return facts;
+    facts.shown_frames = 1;
+    facts.is_random_access = all_idr;
+    facts.is_unreferenced = all_unreferenced;
+    if (parser_) {  // knows the parameter sets, so it can tell fields from frames
+      uint8_t* out = nullptr;
+      int out_size = 0;
+      av_parser_parse2(parser_.get(), context_.get(), &out, &out_size, packet.data(),
+                       int(packet.size()), AV_NOPTS_VALUE, AV_NOPTS_VALUE, -1);
+      facts.is_field = parser_->picture_structure == AV_PICTURE_STRUCTURE_TOP_FIELD ||
+                       parser_->picture_structure == AV_PICTURE_STRUCTURE_BOTTOM_FIELD;
+    }
+    return facts;
+  }
+  bool is_conclusive() const override { return !is_lossless_capable_; }
+
+ private:
+  int length_size_;
+  bool is_lossless_capable_;
+  CodecPointer context_;
+  std::unique_ptr<AVCodecParserContext, decltype(&av_parser_close)> parser_;
+};
+
+}  // namespace
+
+std::unique_ptr<PacketReader> make_h264_reader(const StreamParameters& stream) {
+  return std::make_unique<H264Reader>(stream);
+}
+
+}  // namespace keiko::media
