@@ -151,4 +151,18 @@ bool try_shortcuts(Env* env, const std::string& path, const Sighting& truth, Pac
   return held;
 }
 
+void verify_video(Env* env, const std::string& path, PacketTable& table) {
+  if (table.corrupt_packets > 0)
+    fail(ErrorKind::kData, "{}: {} damaged packets", path, table.corrupt_packets);
+  const Sighting seen = watch_decoder(env, path, table);
+  if (seen.complaints > 0)
+    fail(ErrorKind::kData, "{}: the {} decoder complained {} times: damaged pictures", path,
+         table.stream.codec, seen.complaints);
+  if (seen.packet != table.frame_packet)
+    fail(ErrorKind::kData,
+         "{}: {} frames were expected and {} came out of the decoder, or in another order", path,
+         table.frame_packet.size(), seen.packet.size());
+  try_shortcuts(env, path, seen, table);
+}
+
 }  // namespace keiko::media

@@ -32,4 +32,9 @@ Sighting watch_decoder(Env* env, const std::string& path, const PacketTable& tab
 // Returns true when nothing had to be taken back. Cost: a few decodes of the file.
 bool try_shortcuts(Env* env, const std::string& path, const Sighting& truth, PacketTable& table);
 
+// Proves a scanned table by decoding: every frame comes out, undamaged, from the packet that the
+// table says, and every shortcut keeps it bit-exact (those that do not are taken back). Throws
+// Error(kData) saying what is damaged. Cost: a few decodes of the file.
+void verify_video(Env* env, const std::string& path, PacketTable& table);
+
 }  // namespace keiko::media
