@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fault_env.h"
 #include "base/hash.h"
+#include "base/open_files.h"
 #include "base/temp_folder.h"
 
 namespace keiko {
@@ -101,6 +102,25 @@ TEST(Hash, SampledHashNoticesEveryKindOfChange) {
   }
   publish(default_env(), path, content + "a");
   EXPECT_NE(before, sampled_xxh3_of_file(path));
+}
+
+TEST(OpenFiles, KeepsTheFilesReadLastOpen) {
+  const TempFolder folder;
+  const auto path = [&](int i) { return folder.path() + "/" + std::to_string(i); };
+  for (int i = 0; i < 4; ++i) publish(default_env(), path(i), std::string(size_t(i + 1), 'x'));
+  OpenFiles files(default_env(), 2);
+  for (int i : {0, 1, 0, 1, 0}) EXPECT_EQ(files.get(path(i)).size(), i + 1);
+  EXPECT_EQ(files.opens(), 2);
+  files.get(path(2));  // closes 1, the one read longest ago
+  files.get(path(0));
+  EXPECT_EQ(files.opens(), 3);
+  files.get(path(1));
+  EXPECT_EQ(files.opens(), 4);
+  files.forget(path(1));
+  files.forget(path(3));
+  EXPECT_EQ(files.get(path(1)).size(), 2);
+  EXPECT_EQ(files.opens(), 5);
+  EXPECT_THROW(files.get(path(9)), Error);
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ class PacketBytes {
 
 class DirectBytes : public PacketBytes {
  public:
-  DirectBytes(Env* env, const PacketTable& table, const DecodePlan& plan, const std::string& path,
-              std::vector<uint8_t>& buffer, ClipCost& cost)
+  DirectBytes(OpenFiles& files, const PacketTable& table, const DecodePlan& plan,
+              const std::string& path, std::vector<uint8_t>& buffer, ClipCost& cost)
       : table_(table), plan_(plan), buffer_(buffer) {
     int64_t total = 0;
     for (const ByteRange& range : plan.reads) {
@@ -34,9 +34,16 @@ class DirectBytes : public PacketBytes {
       total += range.size;
     }
     buffer_.resize(size_t(total));
-    const auto file = env->open(path);
-    for (size_t i = 0; i < plan.reads.size(); ++i)
-      file->read(plan.reads[i].offset, {buffer_.data() + starts_[i], size_t(plan.reads[i].size)});
+    const int64_t opens = files.opens();
+    try {
+      const ReadableFile& file = files.get(path);
+      for (size_t i = 0; i < plan.reads.size(); ++i)
+        file.read(plan.reads[i].offset, {buffer_.data() + starts_[i], size_t(plan.reads[i].size)});
+    } catch (...) {
+      files.forget(path);
+      throw;
+    }
+    cost.file_opens += files.opens() - opens;
     cost.reads += int64_t(plan.reads.size());
     cost.bytes += total;
   }
@@ -64,6 +71,7 @@ class DemuxedBytes : public PacketBytes {
   DemuxedBytes(Env* env, const PacketTable& table, const std::string& path, ClipCost& cost)
       : demuxer_(env, path, table.stream.stream_index), path_(path), cost_(cost) {
     ++cost.opens;
+    ++cost.file_opens;
   }
   Bytes get(uint32_t ordinal) override {
     while (next_ <= ordinal) {
@@ -111,7 +119,7 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
   const DecodePlan plan = plan_decode(table, frames);
   std::unique_ptr<PacketBytes> source;
   if (table.direct_read)
-    source = std::make_unique<DirectBytes>(env_, table, plan, path, bytes_, cost);
+    source = std::make_unique<DirectBytes>(files_, table, plan, path, bytes_, cost);
   else
     source = std::make_unique<DemuxedBytes>(env_, table, path, cost);
 

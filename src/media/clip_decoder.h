@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/env.h"
+#include "base/open_files.h"
 #include "media/decode_plan.h"
 #include "media/frame_decoder.h"
 #include "media/packet_table.h"
@@ -19,9 +20,10 @@ namespace keiko::media {
 
 // What one clip cost.
 struct ClipCost {
-  int64_t opens = 0;  // containers opened (0 with direct reads)
-  int64_t reads = 0;  // file reads
-  int64_t bytes = 0;  // bytes read
+  int64_t opens = 0;       // containers opened (0 with direct reads)
+  int64_t file_opens = 0;  // files opened (0 when the file was read shortly before)
+  int64_t reads = 0;       // file reads
+  int64_t bytes = 0;       // bytes read
   int64_t packets_decoded = 0;
   int64_t packets_dropped = 0;
   int64_t complaints = 0;  // packets that the decoder refused, frames that it reported damaged
@@ -56,7 +58,8 @@ class ClipDecoder {
 class CpuClipDecoder : public ClipDecoder {
  public:
   // `env` reads the files and outlives the decoder. Keeps up to `contexts` codecs open for reuse.
-  explicit CpuClipDecoder(Env* env, size_t contexts = 4) : env_(env), most_contexts_(contexts) {}
+  explicit CpuClipDecoder(Env* env, size_t contexts = 4)
+      : env_(env), files_(env, kMostFiles), most_contexts_(contexts) {}
 
   ClipCost decode(const ClipRequest& request) override;
 
@@ -76,7 +79,10 @@ class CpuClipDecoder : public ClipDecoder {
   };
   FrameDecoder& decoder_for(const StreamParameters& stream, LoopFilter loop_filter);
 
+  static constexpr size_t kMostFiles = 32;
+
   Env* env_;
+  OpenFiles files_;
   size_t most_contexts_;
   std::list<OpenDecoder> decoders_;  // newest first
   PixelConverter<float> converter_;
