@@ -15,7 +15,6 @@
 #include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/bench.h"
-#include "data/dataset.h"
 #include "media/clip_decoder.h"
 #include "report/progress.h"
 
