@@ -3,10 +3,14 @@
 //
 // By definition (docs/architecture.md, "Pixels"): the crop is a rectangle in float display pixels;
 // resize is separable, antialiased, half-pixel centred; chroma siting, matrix and range are the
-// stream's; the result is rounded half up to uint8. `Real = double` is the reference.
+// stream's; the result is rounded half up to uint8. The reference computes that in float64; the
+// fixed-point way is near it and gives the same bits on every processor.
 
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "media/ffmpeg.h"
@@ -23,53 +27,71 @@ struct CropRect {
 enum class Filter { kBilinear, kBicubic };  // bicubic: a = -0.5 (Keys)
 
 // One separable filter: output i is the sum of weights[i * taps + k] * input[first[i] + k].
-template <class Real>
 struct Resampling {
   int taps = 0;
-  std::vector<int> first;
-  std::vector<Real> weights;
+  std::vector<int> first;  // one for each output, never descending
+  std::vector<double> weights;
   int low = 0, high = 0;  // the inputs used are [low, high)
 };
 
 // Antialiased resampling of [start, start + length) of `input` samples to `output` samples. Taps
-// stay inside [0, input) and weights sum to 1 (as in PIL and torch's antialias=True).
-template <class Real>
-Resampling<Real> make_resampling(double start, double length, int input, int output, Filter filter);
+// stay inside [0, input) and weights sum to 1 (as in PIL and torch's antialias=True); an output
+// whose centre lies outside the picture takes what is at the border.
+Resampling make_resampling(double start, double length, int input, int output, Filter filter);
 
-// Turns frames of one geometry into pixels. Keeps its weights between frames; not thread-safe.
-template <class Real>
-class PixelConverter {
+// What to make of a frame.
+struct PixelGeometry {
+  StreamParameters stream;
+  CropRect crop;
+  int out_width = 0, out_height = 0;
+  bool flip = false;  // mirror left and right, after everything else
+  Filter filter = Filter::kBilinear;
+
+  friend bool operator==(const PixelGeometry&, const PixelGeometry&) = default;
+};
+
+// The definition, computed as it reads, in float64. Not thread-safe.
+class ReferencePixels {
  public:
-  struct Geometry {
-    StreamParameters stream;
-    CropRect crop;
-    int out_width = 0, out_height = 0;
-    bool flip = false;  // mirror left and right, after everything else
-    Filter filter = Filter::kBilinear;
-
-    friend bool operator==(const Geometry&, const Geometry&) = default;
-  };
+  using Geometry = PixelGeometry;
 
   // Writes out_height rows of out_width bytes, `row_stride` apart, to each of the three planes.
   // Throws Error(kData) for a pixel format that FFmpeg cannot convert.
-  void convert(const AVFrame& frame, const Geometry& geometry, uint8_t* red, uint8_t* green,
+  void convert(const AVFrame& frame, const PixelGeometry& geometry, uint8_t* red, uint8_t* green,
+               uint8_t* blue, int64_t row_stride);
+};
+
+// What the fixed-point way may compute with. The pixels are the same.
+enum class InstructionSet { kPlain, kAvx2, kAvx512 };
+
+// Whether this build and this processor have it.
+bool has_instruction_set(InstructionSet set);
+InstructionSet best_instruction_set();
+
+// The fast way: 16-bit integers from the first sample to the last. What it is not made for (RGB
+// frames, more than 64 taps an output) the reference does. Keeps its tables while frames and
+// geometry stay the same; not thread-safe.
+class FixedPointPixels {
+ public:
+  using Geometry = PixelGeometry;
+
+  explicit FixedPointPixels(InstructionSet set = best_instruction_set());
+  ~FixedPointPixels();
+  FixedPointPixels(FixedPointPixels&&) noexcept;
+
+  // As ReferencePixels::convert.
+  void convert(const AVFrame& frame, const PixelGeometry& geometry, uint8_t* red, uint8_t* green,
                uint8_t* blue, int64_t row_stride);
 
  private:
-  struct Axes {
-    Resampling<Real> x, y;
-  };
-  void prepare(const AVFrame& frame, const Geometry& geometry);
-  const AVFrame* to_planar(const AVFrame& frame);
-  void resize_plane(const AVFrame& frame, int plane, const Axes& axes, std::vector<Real>& out);
-
-  Geometry geometry_;
-  int frame_width_ = 0, frame_height_ = 0, format_ = -1;
-  int resize_width_ = 0, resize_height_ = 0;  // before turning
-  Axes luma_, chroma_;
-  std::vector<Real> y_, u_, v_, row_;
-  FramePointer planar_;
+  struct Tables;
+  std::unique_ptr<Tables> tables_;
 };
+
+// By precision: `double` is the reference, `float` what the loader uses.
+template <class Real>
+using PixelConverter =
+    std::conditional_t<std::is_same_v<Real, double>, ReferencePixels, FixedPointPixels>;
 
 // The md5 of a frame's planes, tightly packed, in lower-case hexadecimal: what
 // `ffmpeg -f framemd5` prints for raw video.

@@ -98,7 +98,7 @@ TEST(Pixels, ResamplingWeightsSumToOneAndKeepAStraightLine) {
     for (double length : {7.5, 32.0, 50.0})
       for (int output : {1, 8, 32, 224})
         for (Filter filter : {Filter::kBilinear, Filter::kBicubic}) {
-          const auto r = make_resampling<double>(start, length, 64, output, filter);
+          const auto r = make_resampling(start, length, 64, output, filter);
           for (int i = 0; i < output; ++i) {
             double sum = 0, centre = 0;
             for (int k = 0; k < r.taps; ++k) {
