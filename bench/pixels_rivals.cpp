@@ -196,6 +196,8 @@ std::vector<PixelWay> pixel_ways(const AVFrame& frame, const PixelGeometry& g) {
   using media::InstructionSet;
   const Source s = source_of(frame, g);
   std::vector<PixelWay> ways = {keiko_way("Keiko, plain", InstructionSet::kPlain, g)};
+  if (media::has_instruction_set(InstructionSet::kSse2))
+    ways.push_back(keiko_way("Keiko, SSE2", InstructionSet::kSse2, g));
   if (media::has_instruction_set(InstructionSet::kAvx2))
     ways.push_back(keiko_way("Keiko, AVX2", InstructionSet::kAvx2, g));
   if (media::has_instruction_set(InstructionSet::kAvx512))

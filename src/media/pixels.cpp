@@ -133,6 +133,7 @@ size_t rounded_up(int n) { return size_t((n + kBand - 1) / kBand * kBand); }
 const PixelKernels& kernels_of(InstructionSet set) {
   if (set == InstructionSet::kAvx512) return *kAvx512Kernels;
   if (set == InstructionSet::kAvx2) return *kAvx2Kernels;
+  if (set == InstructionSet::kSse2) return *kSse2Kernels;
   return kPlainKernels;
 }
 
@@ -180,11 +181,12 @@ bool has_instruction_set(InstructionSet set) {
   if (set == InstructionSet::kAvx2)
     return kAvx2Kernels != nullptr && __builtin_cpu_supports("avx2");
 #endif
+  if (set == InstructionSet::kSse2) return kSse2Kernels != nullptr;
   return set == InstructionSet::kPlain;
 }
 
 InstructionSet best_instruction_set() {
-  for (InstructionSet set : {InstructionSet::kAvx512, InstructionSet::kAvx2})
+  for (InstructionSet set : {InstructionSet::kAvx512, InstructionSet::kAvx2, InstructionSet::kSse2})
     if (has_instruction_set(set)) return set;
   return InstructionSet::kPlain;
 }

@@ -62,7 +62,7 @@ class ReferencePixels {
 };
 
 // What the fixed-point way may compute with. The pixels are the same.
-enum class InstructionSet { kPlain, kAvx2, kAvx512 };
+enum class InstructionSet { kPlain, kSse2, kAvx2, kAvx512 };
 
 // Whether this build and this processor have it.
 bool has_instruction_set(InstructionSet set);

@@ -7,9 +7,7 @@
 
 namespace keiko::media {
 namespace {
-constexpr PixelKernels kKernels = {
-    widen_bytes<Avx2>,   widen_words<Avx2>, blend_rows<Avx2>, turn_band<Avx2>,
-    blend_columns<Avx2>, colour<Avx2>,      gray<Avx2>,       place};
+constexpr PixelKernels kKernels = kernels_with<Avx2>();
 }  // namespace
 const PixelKernels* const kAvx2Kernels = &kKernels;
 }  // namespace keiko::media

@@ -48,9 +48,7 @@ struct Avx512 {
   }
 };
 
-constexpr PixelKernels kKernels = {
-    widen_bytes<Avx512>,   widen_words<Avx512>, blend_rows<Avx512>, turn_band<Avx512>,
-    blend_columns<Avx512>, colour<Avx512>,      gray<Avx512>,       place};
+constexpr PixelKernels kKernels = kernels_with<Avx512, Avx2>();
 
 }  // namespace
 const PixelKernels* const kAvx512Kernels = &kKernels;

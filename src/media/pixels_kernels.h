@@ -47,6 +47,7 @@ struct PixelKernels {
 
 extern const PixelKernels kPlainKernels;
 // Null when the compiler or the architecture does not have them.
+extern const PixelKernels* const kSse2Kernels;
 extern const PixelKernels* const kAvx2Kernels;
 extern const PixelKernels* const kAvx512Kernels;
 

@@ -188,5 +188,57 @@ void gray(const int16_t* y, const FixedColour& c, int n, int /*rows*/, uint8_t* 
   }
 }
 
+// 16 columns of bytes, `step` apart in memory (kBand or -kBand), to rows of 16 bytes. As in
+// turn_band, with bytes: four rounds of interleaving i with i + 8.
+template <class V>
+inline void place_block(const uint8_t* in, int step, int rows, uint8_t* out, int64_t down) {
+  for (int group = 0; group < rows; group += 16 * V::kLaneCount) {
+    typename V::Register a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = V::load_raw(in + i * step + group);
+    for (int round = 0; round < 4; ++round) {
+      for (int i = 0; i < 8; ++i) {
+        b[2 * i] = V::interleave_bytes_low(a[i], a[i + 8]);
+        b[2 * i + 1] = V::interleave_bytes_high(a[i], a[i + 8]);
+      }
+      for (int i = 0; i < 16; ++i) a[i] = b[i];
+    }
+    uint8_t* row = out + group * down;
+    const int left = rows - group;
+    for (int r = 0; r < 16 && r < left; ++r, row += down) V::template store_lane<0>(row, a[r]);
+    if constexpr (V::kLaneCount == 2)
+      for (int r = 16; r < 32 && r < left; ++r, row += down)
+        V::template store_lane<1>(row, a[r - 16]);
+  }
+}
+
+template <class V>
+void place(const uint8_t* in, int n, int rows, uint8_t* out, int64_t right, int64_t down) {
+  if ((right == 1 || right == -1) && n >= 16) {
+    for (int begin = 0; begin < n; begin += 16) {
+      const int x = begin + 16 <= n ? begin : n - 16;  // the last block overlaps the one before
+      if (right == 1)
+        place_block<V>(in + x * kBand, kBand, rows, out + x, down);
+      else
+        place_block<V>(in + (x + 15) * kBand, -kBand, rows, out - (x + 15), down);
+    }
+  } else if (down == 1 && rows == kBand) {
+    for (int x = 0; x < n; ++x)
+      for (int r = 0; r < kBand; ++r) out[x * right + r] = in[x * kBand + r];
+  } else if (down == -1 && rows == kBand) {
+    for (int x = 0; x < n; ++x)
+      for (int r = 0; r < kBand; ++r)
+        out[x * right + r - (kBand - 1)] = in[x * kBand + kBand - 1 - r];
+  } else {
+    for (int r = 0; r < rows; ++r)
+      for (int x = 0; x < n; ++x) out[x * right + r * down] = in[x * kBand + r];
+  }
+}
+
+template <class V, class Bytes = V>
+constexpr PixelKernels kernels_with() {
+  return {widen_bytes<V>,   widen_words<V>, blend_rows<V>, turn_band<V>,
+          blend_columns<V>, colour<V>,      gray<V>,       place<Bytes>};
+}
+
 }  // namespace
 }  // namespace keiko::media
