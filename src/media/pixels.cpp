@@ -39,29 +39,30 @@ FixedResampling quantise(const Resampling& r) {
   fixed.doubling = largest * 32768 > 32766 ? 1 : 0;
   const int one = fixed.doubling ? 16384 : 32768;
 
-  // Rounded weights must still sum to one: the taps that were rounded most give way.
+  // Rounded weights must still sum to one: the tap whose rounding took most gives way.
   std::vector<int> rounded(r.weights.size());
+  std::vector<double> owed(static_cast<size_t>(r.taps));
   for (int i = 0; i < outputs; ++i) {
     const double* exact = r.weights.data() + size_t(i) * r.taps;
     int* w = rounded.data() + size_t(i) * r.taps;
-    int missing = one;
+    int missing = one, absolute = 0;
     for (int k = 0; k < r.taps; ++k) {
-      w[k] = int(std::floor(exact[k] * one + 0.5));
+      const double weight = exact[k] * one;
+      w[k] = int(weight + 65536.5) - 65536;  // to nearest
+      owed[size_t(k)] = weight - w[k];
       missing -= w[k];
     }
     for (; missing != 0; missing -= missing > 0 ? 1 : -1) {
       const int sign = missing > 0 ? 1 : -1;
-      int best = 0;
-      double most = -1e9;
-      for (int k = 0; k < r.taps; ++k) {
-        const double owed = (exact[k] * one - w[k]) * sign;
-        if (exact[k] != 0 && owed > most) most = owed, best = k;
-      }
+      int best = -1;
+      for (int k = 0; k < r.taps; ++k)
+        if (exact[k] != 0 && (best < 0 || owed[size_t(k)] * sign > owed[size_t(best)] * sign))
+          best = k;
       w[best] += sign;
+      owed[size_t(best)] -= sign;
     }
-    double gain = 0;
-    for (int k = 0; k < r.taps; ++k) gain += std::abs(double(w[k])) / one;
-    fixed.gain = std::max(fixed.gain, gain);
+    for (int k = 0; k < r.taps; ++k) absolute += std::abs(w[k]);
+    fixed.gain = std::max(fixed.gain, double(absolute) / one);
   }
 
   // The shortest window that holds all non-zero weights of every output.

@@ -10,7 +10,7 @@ int16_t round_multiply(int16_t a, int16_t weight) {
 }
 
 // Loops have a fixed length here, so that compilers vectorise them for any processor.
-void add_products(const int16_t* in, int16_t weight, int16_t* sum) {
+void add_products(const int16_t* in, int16_t weight, int16_t* __restrict sum) {
   for (int i = 0; i < kBand; ++i) sum[i] = int16_t(sum[i] + round_multiply(in[i], weight));
 }
 

@@ -13,13 +13,46 @@ extern "C" {
 namespace keiko::media {
 namespace {
 
-double filter_value(Filter filter, double x) {
+template <Filter kFilter>
+double filter_value(double x) {
   x = std::abs(x);
-  if (filter == Filter::kBilinear) return x < 1 ? 1 - x : 0;
+  if constexpr (kFilter == Filter::kBilinear) return std::max(1 - x, 0.0);
   constexpr double a = -0.5;  // Keys, "Cubic convolution interpolation", 1981
   if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
   if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
   return 0;
+}
+
+// A table is made for every clip whose crop is its own, so this must not be slow.
+template <Filter kFilter>
+Resampling resampling_of(double start, double length, int input, int output) {
+  const double scale = std::max(length, 0.0) / output;
+  const double stretch = std::max(scale, 1.0), narrow = 1 / stretch;
+  const double radius = (kFilter == Filter::kBilinear ? 1.0 : 2.0) * stretch;
+  Resampling r;
+  r.taps = int(std::min(double(input), std::ceil(radius) * 2 + 1));
+  r.first.resize(size_t(output));
+  r.weights.resize(size_t(output) * r.taps);
+  r.low = input;
+  for (int i = 0; i < output; ++i) {
+    // Chroma sites lie up to a quarter of a sample outside. Farther out the negative lobes of the
+    // bicubic filter would weigh more than the rest of it, and the weights' sum could be zero.
+    const double centre = std::clamp(start + (i + 0.5) * scale, -0.25, input + 0.25);
+    const int from =
+        int(std::clamp(std::floor(centre - radius + 0.5), 0.0, double(input - r.taps)));
+    r.first[i] = from;
+    double* w = r.weights.data() + size_t(i) * r.taps;
+    double sum = 0;
+    for (int k = 0; k < r.taps; ++k) {
+      w[k] = filter_value<kFilter>((from + k + 0.5 - centre) * narrow);
+      sum += w[k];
+    }
+    const double share = 1 / sum;
+    for (int k = 0; k < r.taps; ++k) w[k] *= share;
+    r.low = std::min(r.low, from);
+    r.high = std::max(r.high, from + r.taps);
+  }
+  return r;
 }
 
 struct Matrix {
@@ -148,32 +181,9 @@ ColourEquations colour_of(const AVFrame& frame, const StreamParameters& stream, 
 }  // namespace
 
 Resampling make_resampling(double start, double length, int input, int output, Filter filter) {
-  const double scale = std::max(length, 0.0) / output;
-  const double stretch = std::max(scale, 1.0);
-  const double radius = (filter == Filter::kBilinear ? 1.0 : 2.0) * stretch;
-  Resampling r;
-  r.taps = std::min(double(input), std::ceil(radius) * 2 + 1);
-  r.first.resize(size_t(output));
-  r.weights.assign(size_t(output) * r.taps, 0);
-  r.low = input;
-  for (int i = 0; i < output; ++i) {
-    // Chroma sites lie up to a quarter of a sample outside. Farther out the negative lobes of the
-    // bicubic filter would weigh more than the rest of it, and the weights' sum could be zero.
-    const double centre = std::clamp(start + (i + 0.5) * scale, -0.25, input + 0.25);
-    const int from =
-        int(std::clamp(std::floor(centre - radius + 0.5), 0.0, double(input - r.taps)));
-    r.first[i] = from;
-    double* w = r.weights.data() + size_t(i) * r.taps;
-    double sum = 0;
-    for (int k = 0; k < r.taps; ++k) {
-      w[k] = filter_value(filter, (from + k + 0.5 - centre) / stretch);
-      sum += w[k];
-    }
-    for (int k = 0; k < r.taps; ++k) w[k] /= sum;
-    r.low = std::min(r.low, from);
-    r.high = std::max(r.high, from + r.taps);
-  }
-  return r;
+  return filter == Filter::kBilinear
+             ? resampling_of<Filter::kBilinear>(start, length, input, output)
+             : resampling_of<Filter::kBicubic>(start, length, input, output);
 }
 
 const AVFrame& as_planes(const AVFrame& frame, FramePointer& copy) {
