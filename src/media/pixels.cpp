@@ -65,15 +65,18 @@ FixedResampling quantise(const Resampling& r) {
     fixed.gain = std::max(fixed.gain, double(absolute) / one);
   }
 
-  // The shortest window that holds all non-zero weights of every output.
+  // The shortest window that holds all non-zero weights of every output. Windows never start
+  // before the one of the output before: rows are read once, downwards.
   std::vector<int> begin(static_cast<size_t>(outputs));
-  for (int i = 0; i < outputs; ++i) {
+  for (int i = outputs - 1; i >= 0; --i) {
     const int* w = rounded.data() + size_t(i) * r.taps;
     int from = 0, to = r.taps;
     while (from < to - 1 && w[from] == 0) ++from;
     while (to > from + 1 && w[to - 1] == 0) --to;
     begin[i] = r.first[i] + from;
-    fixed.taps = std::max(fixed.taps, to - from);
+    const int end = r.first[i] + to;
+    if (i + 1 < outputs) begin[i] = std::min(begin[i], begin[i + 1]);
+    fixed.taps = std::max(fixed.taps, end - begin[i]);
   }
   fixed.low = *std::min_element(begin.begin(), begin.end());
   fixed.high = 0;
