@@ -27,7 +27,8 @@ constexpr double kFailed = -1;  // in the place of a clip's seconds
 
 struct DecodeBench {
   std::string plan, list = "media", media, json;
-  int threads = 1, repeat = 5;
+  int threads = 1, repeat = 5, views = 1;
+  media::LoopFilter loop_filter = media::LoopFilter::kExact;
   bool passes_on_stdin = false;
 };
 
@@ -128,8 +129,9 @@ Plan read_plan(const DecodeBench& o) {
 // thread keeps its decoder from pass to pass.
 class DecodeRun {
  public:
-  DecodeRun(Plan plan, int threads) : plan_(std::move(plan)) {
-    for (int t = 0; t < threads; ++t)
+  DecodeRun(Plan plan, const DecodeBench& o)
+      : plan_(std::move(plan)), views_(o.views), loop_filter_(o.loop_filter) {
+    for (int t = 0; t < o.threads; ++t)
       decoders_.push_back(std::make_unique<media::CpuClipDecoder>(default_env()));
   }
 
@@ -181,11 +183,20 @@ class DecodeRun {
     if (!clip.error.empty()) return kFailed;
     const PlannedVideo& video = plan_.videos[clip.video];
     const int64_t channel = int64_t(clip.frames.size()) * clip.size * clip.size;
-    out.resize(size_t(3 * channel));
+    out.resize(size_t(3 * channel) * size_t(views_));
+    std::vector<media::ClipView> more;  // each a little further in
+    for (int v = 1; v < views_; ++v) {
+      const double inset = 0.2 * v / views_ * clip.crop.width;
+      more.push_back({{clip.crop.x + inset, clip.crop.y + inset, clip.crop.width - 2 * inset,
+                       clip.crop.height - 2 * inset},
+                      v % 2 == 1,
+                      out.data() + 3 * channel * v});
+    }
     const double start = monotonic_s();
     try {
       if (kind == PassKind::kBound) {
-        decoder.decode_frames(video.table, video.path, clip.frames, [](int64_t, const AVFrame&) {});
+        decoder.decode_frames(
+            video.table, video.path, clip.frames, [](int64_t, const AVFrame&) {}, loop_filter_);
         const double seconds = monotonic_s() - start;
         clip.best_bound_s = std::min(clip.best_bound_s, seconds);
         return seconds;
@@ -198,6 +209,8 @@ class DecodeRun {
       request.size = clip.size;
       request.out = out.data();
       request.channel_stride = channel;
+      request.more_views = more;
+      request.loop_filter = loop_filter_;
       clip.cost = decoder.decode(request);
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::kData) throw;
@@ -215,6 +228,8 @@ class DecodeRun {
 
   Plan plan_;
   std::vector<std::unique_ptr<media::CpuClipDecoder>> decoders_;
+  int views_;
+  media::LoopFilter loop_filter_;
   std::mt19937 order_{7};
 };
 
@@ -290,6 +305,8 @@ ordered_json figures(const DecodeBench& o, const Plan& plan, const std::vector<P
           {"failed", total.failed},
           {"videos", plan.videos.size()},
           {"threads", o.threads},
+          {"views", o.views},
+          {"exact", o.loop_filter == media::LoopFilter::kExact},
           {"repeat", rates.size()},
           {"processor", processor_name()},
           {"clips_per_s", spread(rates)},
@@ -338,7 +355,7 @@ void take_orders(DecodeRun& run, std::vector<Pass>& passes) {
 }
 
 int bench_decode(const DecodeBench& o) {
-  DecodeRun run(read_plan(o), o.threads);
+  DecodeRun run(read_plan(o), o);
   run.pass(PassKind::kPixels);  // warm-up, not counted
   run.forget_times();
   std::vector<Pass> passes;
@@ -378,6 +395,17 @@ void add_bench_decode(CLI::App& bench, Action& action) {
   auto* repeat = c->add_option("--repeat", o->repeat, "Passes over the plan")
                      ->check(CLI::Range(1, 1000))
                      ->capture_default_str();
+  c->add_option("--views", o->views, "Crops made of each clip's frames, decoded once")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  static const std::map<std::string, media::LoopFilter> kLoopFilters = {
+      {"exact", media::LoopFilter::kExact},
+      {"skip-unreferenced", media::LoopFilter::kSkipUnreferenced},
+      {"skip", media::LoopFilter::kSkip}};
+  c->add_option("--loop-filter", o->loop_filter,
+                "exact; or what leaving deblocking out would save: skip-unreferenced, skip. Other "
+                "pixels come out: for measuring only")
+      ->transform(CLI::CheckedTransformer(kLoopFilters, CLI::ignore_case));
   c->add_flag("--passes-on-stdin", o->passes_on_stdin,
               "Wait for lines on stdin: `pass` runs one pass, `bound` one without pixels; each is "
               "answered by a line of JSON {kind, seconds, cpu_s, per_clip_s}, -1 for a failed "

@@ -179,10 +179,12 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
 }
 
 ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
-  const PixelConverter<float>::Geometry geometry{request.table->stream, request.crop,
-                                                 request.size,          request.size,
-                                                 request.flip,          request.filter};
-  const int64_t plane = int64_t(request.size) * request.size;
+  PixelConverter<float>::Geometry geometry{request.table->stream, request.crop, request.size,
+                                           request.size,          request.flip, request.filter};
+  std::vector<ClipView> views = {{request.crop, request.flip, request.out}};
+  views.insert(views.end(), request.more_views.begin(), request.more_views.end());
+  if (converters_.size() < views.size()) converters_.resize(views.size());
+  const int64_t plane = int64_t(request.size) * request.size, stride = request.channel_stride;
   double convert_s = 0;
   ClipCost cost = decode_frames(
       *request.table, *request.path, request.frames,
@@ -192,16 +194,20 @@ ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
         int64_t first = -1;
         for (size_t t = 0; t < request.frames.size(); ++t) {
           if (request.frames[t] != index) continue;
-          uint8_t* out = request.out + int64_t(t) * plane;
-          if (first < 0) {
-            converter_.convert(frame, geometry, out, out + request.channel_stride,
-                               out + 2 * request.channel_stride, request.size);
-            first = int64_t(t);
-            continue;
+          for (size_t v = 0; v < views.size(); ++v) {
+            uint8_t* out = views[v].out + int64_t(t) * plane;
+            if (first < 0) {
+              geometry.crop = views[v].crop;
+              geometry.flip = views[v].flip;
+              converters_[v].convert(frame, geometry, out, out + stride, out + 2 * stride,
+                                     request.size);
+              continue;
+            }
+            for (int c = 0; c < 3; ++c)
+              std::memcpy(out + c * stride, views[v].out + first * plane + c * stride,
+                          size_t(plane));
           }
-          for (int c = 0; c < 3; ++c)
-            std::memcpy(out + c * request.channel_stride,
-                        request.out + first * plane + c * request.channel_stride, size_t(plane));
+          if (first < 0) first = int64_t(t);
         }
         convert_s += monotonic_s() - start;
       },

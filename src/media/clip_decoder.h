@@ -31,6 +31,13 @@ struct ClipCost {
   double convert_s = 0;    // pixels
 };
 
+// Another cut of the same frames: they are decoded once however many views are made of them.
+struct ClipView {
+  CropRect crop;
+  bool flip = false;
+  uint8_t* out = nullptr;  // laid out as ClipRequest::out
+};
+
 // One clip to be decoded. All pointers are the caller's and outlive the call.
 struct ClipRequest {
   const PacketTable* table = nullptr;
@@ -44,6 +51,7 @@ struct ClipRequest {
   bool allow_concealed = false;  // false: a clip with patched-up pictures is an error
   uint8_t* out = nullptr;        // frame t, channel c at out + c * channel_stride + t * size^2
   int64_t channel_stride = 0;    // bytes
+  std::span<const ClipView> more_views = {};  // besides crop, flip and out above
 };
 
 class ClipDecoder {
@@ -84,8 +92,8 @@ class CpuClipDecoder : public ClipDecoder {
   Env* env_;
   OpenFiles files_;
   size_t most_contexts_;
-  std::list<OpenDecoder> decoders_;  // newest first
-  PixelConverter<float> converter_;
+  std::list<OpenDecoder> decoders_;                // newest first
+  std::vector<PixelConverter<float>> converters_;  // one a view: each keeps its tables
   std::vector<uint8_t> bytes_;
 };
 

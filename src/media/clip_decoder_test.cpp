@@ -145,5 +145,44 @@ TEST(ClipDecoder, AFileThatFailsIsOpenedAgain) {
   EXPECT_EQ(env.opens, 2);
 }
 
+TEST(ClipDecoder, ViewsOfOneDecodeEqualClipsDecodedApart) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/x.mp4";
+  std::vector<uint8_t> luma(32 * 32 * 20);
+  for (size_t i = 0; i < luma.size(); ++i) luma[i] = uint8_t(i * 7 + i / 300);
+  const auto bytes = encode_mp4(luma, {});
+  publish(default_env(), path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const PacketTable table = scan_video(path);
+  const std::vector<int64_t> frames = {3, 7, 7, 2};
+  constexpr int kSize = 16;
+  constexpr size_t kClip = 3 * 4 * kSize * kSize;
+  ClipRequest request;
+  request.table = &table;
+  request.path = &path;
+  request.frames = frames;
+  request.size = kSize;
+  request.channel_stride = 4 * kSize * kSize;
+  std::vector<std::vector<uint8_t>> together(3, std::vector<uint8_t>(kClip)), apart = together;
+  const CropRect crops[3] = {{0, 0, 32, 32}, {4, 6, 20, 20}, {1.5, 2.5, 9, 12}};
+  CpuClipDecoder decoder(default_env());
+  for (int v = 0; v < 3; ++v) {
+    request.crop = crops[v];
+    request.flip = v == 1;
+    request.out = apart[size_t(v)].data();
+    decoder.decode(request);
+  }
+  const ClipView more[2] = {{crops[1], true, together[1].data()},
+                            {crops[2], false, together[2].data()}};
+  request.crop = crops[0];
+  request.flip = false;
+  request.out = together[0].data();
+  request.more_views = more;
+  const ClipCost cost = decoder.decode(request);
+  EXPECT_EQ(together, apart);
+  EXPECT_NE(together[0], together[1]);
+  request.more_views = {};
+  EXPECT_EQ(decoder.decode(request).packets_decoded, cost.packets_decoded);
+}
+
 }  // namespace
 }  // namespace keiko::media
