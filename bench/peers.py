@@ -324,17 +324,19 @@ def markdown(results):
                   f"round(s), {r['keiko']['processor']}; clips a second"
                   + (f"; fastest pass {s['ratio_of_fastest_passes']:.2f}x that of {s['best']} ({s['best_workers']})"
                      if "ratio_of_fastest_passes" in s else ""), "",
-                  "| loader | workers | min | median | max | best of each clip | CPU ms a clip | Keiko over it | worst file | "
-                  "CPUs used by others | failed |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+                  "| loader | workers | min | median | max | best of each clip | CPU ms a clip | CPU over Keiko's | Keiko over it | "
+                  "worst file | CPUs used by others | failed |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+        keiko_cpu = r["contestants"][0].get("cpu_ms_per_clip")
         for c in sorted(r["contestants"], key=lambda c: -c.get("rate_best_of_each_clip",
                                                                c.get("clips_per_s", {"max": 0})["max"])):
             if "clips_per_s" not in c:
-                lines.append(f"| {c['name']} | {c['workers']} | - | - | - | - | - | - | - | - | {c['error']} |")
+                lines.append(f"| {c['name']} | {c['workers']} | - | - | - | - | - | - | - | - | - | {c['error']} |")
                 continue
             v, o = c["clips_per_s"], c["cpus_used_by_others"]
             ratio = s.get("against_each", {}).get(c["name"])
             lines.append(f"| {c['name']} | {c['workers']} | {v['min']:.1f} | {v['median']:.1f} | {v['max']:.1f} | "
                          f"{figure(c.get('rate_best_of_each_clip'))} | {c['cpu_ms_per_clip']:.1f} | "
+                         f"{c['cpu_ms_per_clip'] / keiko_cpu:.2f} | "
                          + (f"{ratio['geometric_mean']:.2f}x | {ratio['worst']:.2f}x {ratio['worst_file']} | " if ratio
                             else "- | - | ")
                          + f"{o[0]:.1f} to {o[1]:.1f} | {c['failed']} |")
