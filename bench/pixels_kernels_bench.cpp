@@ -78,12 +78,12 @@ const Case kCases[] = {
     {"colour",
      [](const PixelKernels& k, const Input& in, std::vector<uint8_t>& out) {
        uint8_t* to = out.data();
-       k.colour(in.samples.data(), in.u.data(), in.v.data(), in.colour, kOutputs, kBand, to,
+       k.colour(in.samples.data(), in.u.data(), in.v.data(), in.colour, kOutputs, to,
                 to + kOutputs * kBand, to + 2 * kOutputs * kBand);
      }},
     {"gray",
      [](const PixelKernels& k, const Input& in, std::vector<uint8_t>& out) {
-       k.gray(in.samples.data(), in.colour, kOutputs, kBand, out.data());
+       k.gray(in.samples.data(), in.colour, kOutputs, out.data());
      }},
     {"place",
      [](const PixelKernels& k, const Input& in, std::vector<uint8_t>& out) {

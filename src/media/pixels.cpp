@@ -286,11 +286,11 @@ void FixedPointPixels::convert(const AVFrame& original, const PixelGeometry& geo
     t.resize_band(frame, 0, t.luma, begin, rows);
     const int16_t* y = t.values[0].take(size);
     if (gray) {
-      t.kernels.gray(y, t.colour, width, rows, t.bytes[0].take(size));
+      t.kernels.gray(y, t.colour, width, t.bytes[0].take(size));
     } else {
       t.resize_band(frame, 1, t.chroma, begin, rows);
       t.resize_band(frame, 2, t.chroma, begin, rows);
-      t.kernels.colour(y, t.values[1].take(size), t.values[2].take(size), t.colour, width, rows,
+      t.kernels.colour(y, t.values[1].take(size), t.values[2].take(size), t.colour, width,
                        t.bytes[0].take(size), t.bytes[1].take(size), t.bytes[2].take(size));
     }
     for (int c = 0; c < 3; ++c)

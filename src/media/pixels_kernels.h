@@ -36,10 +36,10 @@ struct PixelKernels {
   // weights[i * taps + k]), for i in [0, n), r in [0, rows). Rows may be written up to kBand.
   void (*blend_columns)(const int16_t* in, const int* first, const int16_t* weights, int taps,
                         int doubling, int n, int rows, int16_t* out);
-  // Bytes from samples, in the layout of blend_columns, n columns.
+  // Bytes from samples, in the layout of blend_columns, n columns of kBand rows.
   void (*colour)(const int16_t* y, const int16_t* u, const int16_t* v, const FixedColour& colour,
-                 int n, int rows, uint8_t* red, uint8_t* green, uint8_t* blue);
-  void (*gray)(const int16_t* y, const FixedColour& colour, int n, int rows, uint8_t* out);
+                 int n, uint8_t* red, uint8_t* green, uint8_t* blue);
+  void (*gray)(const int16_t* y, const FixedColour& colour, int n, uint8_t* out);
   // out[x * right + r * down] = in[x * kBand + r] for x in [0, n), r in [0, rows). Either |right|
   // or |down| is 1.
   void (*place)(const uint8_t* in, int n, int rows, uint8_t* out, int64_t right, int64_t down);

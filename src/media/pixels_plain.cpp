@@ -55,7 +55,7 @@ void to_bytes(const int* in, uint8_t* out) {
 }
 
 void colour(const int16_t* y, const int16_t* u, const int16_t* v, const FixedColour& c, int n,
-            int /*rows*/, uint8_t* red, uint8_t* green, uint8_t* blue) {
+            uint8_t* red, uint8_t* green, uint8_t* blue) {
   for (int at = 0; at < n * kBand; at += kBand) {
     int r[kBand], g[kBand], b[kBand];
     for (int j = 0; j < kBand; ++j) {
@@ -71,7 +71,7 @@ void colour(const int16_t* y, const int16_t* u, const int16_t* v, const FixedCol
   }
 }
 
-void gray(const int16_t* y, const FixedColour& c, int n, int /*rows*/, uint8_t* out) {
+void gray(const int16_t* y, const FixedColour& c, int n, uint8_t* out) {
   for (int at = 0; at < n * kBand; at += kBand) {
     int level[kBand];
     for (int r = 0; r < kBand; ++r)

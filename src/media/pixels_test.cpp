@@ -224,6 +224,63 @@ TEST(Pixels, EveryInstructionSetAndAlignmentGivesTheSameBits) {
   }
 }
 
+// Whatever the samples and weights, also those that no picture and no filter can have.
+TEST(Pixels, EveryKernelEqualsThePlainOneOnAnyInput) {
+  constexpr int kColumns = 96;
+  std::mt19937 random(4);
+  std::vector<int16_t> y(kColumns * kBand), u(y.size()), v(y.size());
+  for (auto* plane : {&y, &u, &v})
+    for (int16_t& x : *plane) x = int16_t(random() % 9 == 0 ? -32768 : int(random() % 65536));
+  const PixelKernels* all[] = {kSse2Kernels, kAvx2Kernels, kAvx512Kernels};
+  for (InstructionSet set : instruction_sets()) {
+    if (set == InstructionSet::kPlain) continue;
+    const PixelKernels& kernels = *all[int(set) - 1];
+    auto expect_equal = [&](const char* name, auto call) {
+      std::vector<uint8_t> truth(6 * y.size()), out(truth.size());
+      call(kPlainKernels, truth.data());
+      call(kernels, out.data());
+      EXPECT_EQ(out, truth) << name << ", instruction set " << int(set);
+    };
+    auto words = [](uint8_t* bytes) { return reinterpret_cast<int16_t*>(bytes); };
+    for (int taps = 1; taps < 10; ++taps) {
+      std::vector<int16_t> weights(size_t(20 * taps));
+      for (int16_t& w : weights) w = int16_t(random());
+      std::vector<int> first;
+      for (int i = 0; i < 20; ++i) first.push_back(int(random() % unsigned(kColumns - taps)));
+      const int16_t* rows[10];
+      for (int k = 0; k < taps; ++k) rows[k] = y.data() + k * kColumns;
+      for (int doubling : {0, 1}) {
+        expect_equal("blend_rows", [&](const PixelKernels& k, uint8_t* out) {
+          k.blend_rows(rows, weights.data(), taps, doubling, words(out), kColumns);
+        });
+        expect_equal("blend_columns", [&](const PixelKernels& k, uint8_t* out) {
+          k.blend_columns(y.data(), first.data(), weights.data(), taps, doubling, 20, kBand,
+                          words(out));
+        });
+      }
+    }
+    expect_equal("turn_band", [&](const PixelKernels& k, uint8_t* out) {
+      k.turn_band(y.data(), kColumns, kColumns, words(out));
+    });
+    for (int trial = 0; trial < 20; ++trial) {
+      const FixedColour c{int16_t(random()), int16_t(random()), int16_t(random()),
+                          int16_t(random()), int16_t(random()), int16_t(random())};
+      expect_equal("colour", [&](const PixelKernels& k, uint8_t* out) {
+        k.colour(y.data(), u.data(), v.data(), c, kColumns, out, out + y.size(),
+                 out + 2 * y.size());
+      });
+      expect_equal(
+          "gray", [&](const PixelKernels& k, uint8_t* out) { k.gray(y.data(), c, kColumns, out); });
+    }
+    const auto* samples = reinterpret_cast<const uint16_t*>(y.data());
+    for (int n : {1, 15, 33, 96})
+      expect_equal("widen", [&](const PixelKernels& k, uint8_t* out) {
+        k.widen_words(samples, n % 7, n % 2, words(out), n);
+        k.widen_bytes(reinterpret_cast<const uint8_t*>(samples), words(out) + kColumns, n);
+      });
+  }
+}
+
 TEST(Pixels, OneConverterGivesWhatFreshOnesGive) {
   std::mt19937 random(3);
   FixedPointPixels kept;

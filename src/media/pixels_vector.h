@@ -154,7 +154,7 @@ void blend_columns(const int16_t* in, const int* first, const int16_t* weights, 
 
 template <class V>
 void colour(const int16_t* y, const int16_t* u, const int16_t* v, const FixedColour& c, int n,
-            int /*rows*/, uint8_t* red, uint8_t* green, uint8_t* blue) {
+            uint8_t* red, uint8_t* green, uint8_t* blue) {
   constexpr int kCount = kBand / V::kLanes;
   const auto luma_gain = V::splat(c.luma_gain), luma_add = V::splat(c.luma_add);
   const auto r_v = V::splat(c.r_v), b_u = V::splat(c.b_u);
@@ -177,7 +177,7 @@ void colour(const int16_t* y, const int16_t* u, const int16_t* v, const FixedCol
 }
 
 template <class V>
-void gray(const int16_t* y, const FixedColour& c, int n, int /*rows*/, uint8_t* out) {
+void gray(const int16_t* y, const FixedColour& c, int n, uint8_t* out) {
   constexpr int kCount = kBand / V::kLanes;
   const auto luma_gain = V::splat(c.luma_gain), luma_add = V::splat(c.luma_add);
   for (int at = 0; at < n * kBand; at += kBand) {
