@@ -57,6 +57,7 @@ std::vector<Score> bench_file(const std::string& path, int size, media::Filter f
   const auto frames = decode(table, path);
   media::PixelGeometry g;
   g.stream = table.stream;
+  g.stream.sample_aspect_num = g.stream.sample_aspect_den = 1;  // the libraries know no other
   const int w = table.stream.width, h = table.stream.height, side = std::min(w, h) & ~1;
   g.crop = {double((w - side) / 2 & ~1), double((h - side) / 2 & ~1), double(side), double(side)};
   g.out_width = g.out_height = size;

@@ -10,26 +10,37 @@
 namespace keiko::media {
 namespace {
 
+// Calls at(i) for every i where a register of kLanes starts; the last ones may overlap. False when
+// n is too small for one register.
+template <int kLanes>
+inline bool cover(int n, auto at) {
+  if (n < kLanes) return false;
+  int i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int j = 0; j < 4; ++j) at(i + j * kLanes);
+  for (; i + kLanes <= n; i += kLanes) at(i);
+  if (i < n) at(n - kLanes);
+  return true;
+}
+
 template <class V>
 void widen_bytes(const uint8_t* in, int16_t* out, int n) {
-  constexpr int L = V::kLanes;
   const auto half = V::splat(0x4000);
-  int i = 0;
-  for (; i + L <= n; i += L)
-    V::store(out + i, V::sub(V::shift_left(V::load_bytes(in + i), 7), half));
-  for (; i < n; ++i) out[i] = int16_t(in[i] * 128 - 0x4000);
+  const bool covered = cover<V::kLanes>(
+      n, [=](int i) { V::store(out + i, V::sub(V::shift_left(V::load_bytes(in + i), 7), half)); });
+  if (covered) return;
+  for (int i = 0; i < n; ++i) out[i] = int16_t(in[i] * 128 - 0x4000);
 }
 
 template <class V>
 void widen_words(const uint16_t* in, int left, int right, int16_t* out, int n) {
-  constexpr int L = V::kLanes;
   const auto half = V::splat(0x4000);
-  int i = 0;
-  for (; i + L <= n; i += L) {
+  const bool covered = cover<V::kLanes>(n, [=](int i) {
     const auto x = V::load(reinterpret_cast<const int16_t*>(in + i));
     V::store(out + i, V::sub(V::shift_right_unsigned(V::shift_left(x, left), right), half));
-  }
-  for (; i < n; ++i) out[i] = int16_t((uint16_t(in[i] << left) >> right) - 0x4000);
+  });
+  if (covered) return;
+  for (int i = 0; i < n; ++i) out[i] = int16_t((uint16_t(in[i] << left) >> right) - 0x4000);
 }
 
 // kTaps = 0: any number. kCount registers of columns at a time.
