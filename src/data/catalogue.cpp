@@ -1,37 +1,23 @@
 #include "data/catalogue.h"
 
-#include <cstring>
+#include <cmath>
 #include <filesystem>
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "base/machine.h"
+#include "data/catalogue_format.h"
 #include "data/catalogue_generated.h"
+#include "data/frame_times.h"
 
 namespace keiko::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kMagic[8] = {'K', 'E', 'I', 'K', 'O', 'K', 'I', 'X'};
-constexpr uint32_t kVersion = 1;
-constexpr int kSections = 4;  // meta, items, video places, videos
-constexpr int64_t kHeaderSize = 32 + kSections * 24;
-constexpr int64_t kItemSize = 24;
-constexpr int64_t kPlaceSize = 24;
 // Tables kept in memory: at about 41 bytes a packet, 4 million packets are 164 MB.
 constexpr int64_t kMostCachedPackets = 4'000'000;
-
-template <class T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-template <class T>
-T get(const uint8_t* bytes) {
-  T value;
-  std::memcpy(&value, bytes, sizeof(value));
-  return value;
-}
+// Items and videos are read so many at a time when all of them are asked for.
+constexpr int64_t kPiece = 8192;
 
 [[noreturn]] void damaged(const std::string& path, const std::string& what) {
   fail(ErrorKind::kData, "{}: the catalogue is damaged ({}); make it again with keiko index", path,
@@ -61,6 +47,12 @@ std::string serialize_video(const Video& video) {
   const auto dts = b.CreateVector(t.dts);
   const auto flags = b.CreateVector(t.flags);
   const auto frame_packet = b.CreateVector(t.frame_packet);
+  // Times that a container does not give to packets lie apart; most files need none.
+  bool packets_say_times = t.frame_pts.size() == t.frame_packet.size();
+  for (size_t i = 0; packets_say_times && i < t.frame_packet.size(); ++i)
+    packets_say_times = t.frame_pts[i] == t.pts[t.frame_packet[i]];
+  flatbuffers::Offset<flatbuffers::Vector<int64_t>> frame_pts;
+  if (!packets_say_times) frame_pts = b.CreateVector(t.frame_pts);
   const auto direct_off = b.CreateString(t.direct_read_off);
   const auto skipping_off = b.CreateString(t.skipping_off);
   fb::StreamBuilder f(b);
@@ -99,6 +91,7 @@ std::string serialize_video(const Video& video) {
   f.add_dts(dts);
   f.add_flags(flags);
   f.add_frame_packet(frame_packet);
+  if (!packets_say_times) f.add_frame_pts(frame_pts);
   f.add_direct_read(t.direct_read);
   f.add_direct_read_off(direct_off);
   f.add_skipping(t.skipping);
@@ -175,7 +168,23 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
     for (size_t i = 0; i < packets; ++i)
       if (t.position[i] < 0 || t.position[i] > video.file.size - int64_t(t.size[i]))
         damaged(source, "a packet outside its file");
+  video.has_times = times_are_usable(t);
   return video;
+}
+
+VideoSummary summarize(const Video& video) {
+  VideoSummary summary;
+  summary.file = video.file;
+  summary.frame_count = video.table.frame_count();
+  summary.direct_read = video.table.direct_read;
+  const bool has_times = times_are_usable(video.table);
+  const double rate = video.table.stream.frames_per_second();
+  if (!has_times && !(std::isfinite(rate) && rate > 0)) return summary;
+  const FrameTimes times(video.table, has_times, 0, summary.frame_count, 25);
+  if (!std::isfinite(times.duration()) || times.duration() <= 0) return summary;
+  summary.duration_s = times.duration();
+  summary.fps = double(summary.frame_count) / summary.duration_s;
+  return summary;
 }
 
 std::vector<uint8_t> Catalogue::read_section(const Section& section, const char* name) const {
@@ -187,50 +196,62 @@ std::vector<uint8_t> Catalogue::read_section(const Section& section, const char*
 
 bool Catalogue::is_one(Env* env, const std::string& path) {
   const auto file = env->open(path);
-  uint8_t start[sizeof(kMagic)] = {};
+  uint8_t start[8] = {};
   if (file->size() < int64_t(sizeof(start))) return false;
   file->read(0, start);
-  return std::memcmp(start, kMagic, sizeof(kMagic)) == 0;
+  return std::memcmp(start, kCatalogueMagic, sizeof(start)) == 0;
 }
 
 std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& path) {
+  if (!is_one(env, path))
+    fail(ErrorKind::kData, "{}: not a catalogue; make one with keiko index", path);
   std::shared_ptr<Catalogue> c(new Catalogue);
   c->path_ = path;
+  c->folder_ = fs::weakly_canonical(parent_folder(path)).string();
+  if (c->folder_ == "/") c->folder_.clear();
   c->file_ = env->open(path);
   const int64_t file_size = c->file_->size();
-  std::vector<uint8_t> header(size_t(std::min(kHeaderSize, file_size)));
-  c->file_->read(0, header);
-  if (file_size < 8 || std::memcmp(header.data(), kMagic, 8) != 0)
-    fail(ErrorKind::kData, "{}: not a catalogue; make one with keiko index", path);
   if (file_size < kHeaderSize) damaged(path, "shorter than its header");
+  std::vector<uint8_t> header(kHeaderSize), tail(kTailSize);
+  c->file_->read(0, header);
   const uint32_t version = get<uint32_t>(&header[8]);
-  if (version != kVersion)
-    fail(ErrorKind::kData, "{}: catalogue version {}, but this Keiko reads version {}; index again",
-         path, version, kVersion);
-  if (get<uint64_t>(&header[24]) != xxh3({header.data() + 32, header.size() - 32}))
+  if (version != kCatalogueVersion)
+    fail(
+        ErrorKind::kData,
+        "{}: catalogue version {}, but this Keiko reads version {}; make it again with keiko index",
+        path, version, kCatalogueVersion);
+  if (file_size < kHeaderSize + kTailSize) damaged(path, "shorter than its header and its end");
+  c->file_->read(file_size - kTailSize, tail);
+  const uint8_t* end = &tail[kSections * 24];
+  if (std::memcmp(end + 24, kCatalogueEnd, 8) != 0) damaged(path, "its end is missing");
+  if (get<uint64_t>(end + 16) !=
+      xxh3(std::string(header.begin(), header.end()) + std::string(tail.begin(), tail.end() - 16)))
     damaged(path, "checksum of the header");
-  if (get<uint64_t>(&header[16]) != uint64_t(file_size))
-    damaged(path, fmt::format("{} bytes instead of {}", file_size, get<uint64_t>(&header[16])));
+  if (get<uint64_t>(end + 8) != uint64_t(file_size))
+    damaged(path, fmt::format("{} bytes instead of {}", file_size, get<uint64_t>(end + 8)));
   Section sections[kSections];
   for (int i = 0; i < kSections; ++i) {
-    const uint8_t* entry = &header[size_t(32 + 24 * i)];
+    const uint8_t* entry = &tail[size_t(24 * i)];
     sections[i] = {get<int64_t>(entry), get<int64_t>(entry + 8), get<uint64_t>(entry + 16)};
     if (sections[i].offset < kHeaderSize || sections[i].size < 0 ||
-        sections[i].size > file_size - sections[i].offset)
+        sections[i].offset > file_size || sections[i].size > file_size - sections[i].offset)
       damaged(path, "a section outside the file");
   }
-  // The items and the videos' own hashes say what the data is; when it was indexed does not matter.
-  const uint64_t parts[] = {sections[1].hash, sections[2].hash};
-  c->hash_ = xxh3(std::string_view(reinterpret_cast<const char*>(parts), sizeof(parts)));
   c->items_ = sections[1];
-  c->video_places_ = sections[2];
-  c->videos_ = sections[3];
-  if (c->items_.size % kItemSize != 0 || c->video_places_.size % kPlaceSize != 0)
-    damaged(path, "a section of broken length");
+  c->videos_ = sections[2];
+  c->content_ = sections[3];
+  c->paths_ = sections[4];
+  c->records_ = sections[5];
   c->item_count_ = c->items_.size / kItemSize;
-  c->video_count_ = c->video_places_.size / kPlaceSize;
-  // Items and places are checked as they are read (ranges, and each video's own hash): a full check
-  // of a large catalogue would cost seconds at every start.
+  c->video_count_ = c->videos_.size / kVideoSize;
+  if (c->items_.size % kItemSize != 0 || c->videos_.size % kVideoSize != 0 ||
+      c->content_.size != c->video_count_ * 8 || c->video_count_ > UINT32_MAX)
+    damaged(path, "a section of broken length");
+  std::string parts;
+  for (int i : {1, 2, 4}) put(parts, sections[i].hash);
+  c->hash_ = xxh3(std::string_view(parts));
+  // Items and videos carry hashes of their own and are checked as they are read: a full check of a
+  // large catalogue would cost seconds at every start.
   const std::vector<uint8_t> meta = c->read_section(sections[0], "the description");
   flatbuffers::Verifier verifier(meta.data(), meta.size());
   if (!verifier.VerifyBuffer<fb::Meta>(nullptr)) damaged(path, "the description is malformed");
@@ -242,40 +263,146 @@ std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& pa
   return c;
 }
 
-Item Catalogue::item(int64_t index) const {
-  if (index < 0 || index >= item_count_)
-    fail(ErrorKind::kData, "{}: item {} is outside its {} items", path_, index, item_count_);
-  uint8_t record[kItemSize];
-  file_->read(items_.offset + index * kItemSize, record);
-  Item item{get<uint32_t>(record), get<int32_t>(record + 4), get<int64_t>(record + 8),
-            get<int64_t>(record + 16)};
+Item Catalogue::parse_item(const uint8_t* bytes, int64_t index) const {
+  if (xxh3({bytes, kItemSize - 8}) != get<uint64_t>(bytes + kItemSize - 8))
+    damaged(path_, fmt::format("checksum of item {}", index));
+  const Item item{get<uint32_t>(bytes),     get<int32_t>(bytes + 4), get<int64_t>(bytes + 8),
+                  get<int64_t>(bytes + 16), get<double>(bytes + 24), get<double>(bytes + 32)};
+  // Negated, so that a NaN is refused too.
   if (item.video >= uint64_t(video_count_) || item.label < -1 ||
       item.label >= std::max<int64_t>(1, int64_t(class_names_.size())) || item.first_frame < 0 ||
-      item.frame_count <= 0)
+      item.frame_count <= 0 || !(item.duration_s >= 0 && item.duration_s < 1e12) ||
+      !(item.fps >= 0 && item.fps < 1e12))
     damaged(path_, fmt::format("item {}", index));
   return item;
 }
 
-std::shared_ptr<const Video> Catalogue::video(uint32_t index) const {
+Item Catalogue::item(int64_t index) const {
+  if (index < 0 || index >= item_count_)
+    fail(ErrorKind::kData, "{}: item {} is outside its {} items", path_, index, item_count_);
+  uint8_t bytes[kItemSize];
+  file_->read(items_.offset + index * kItemSize, bytes);
+  return parse_item(bytes, index);
+}
+
+void Catalogue::each_item(const std::function<void(int64_t, const Item&)>& visit) const {
+  std::vector<uint8_t> bytes;
+  for (int64_t first = 0; first < item_count_; first += kPiece) {
+    const int64_t n = std::min(kPiece, item_count_ - first);
+    bytes.resize(size_t(n * kItemSize));
+    file_->read(items_.offset + first * kItemSize, bytes);
+    for (int64_t i = 0; i < n; ++i)
+      visit(first + i, parse_item(&bytes[size_t(i * kItemSize)], first + i));
+  }
+}
+
+Catalogue::Entry Catalogue::parse_entry(const uint8_t* bytes, uint32_t index,
+                                        std::span<const uint8_t> paths, uint64_t paths_at) const {
+  Entry entry;
+  entry.record_offset = get<uint64_t>(bytes);
+  entry.record_size = get<uint64_t>(bytes + 8);
+  entry.record_hash = get<uint64_t>(bytes + 16);
+  const uint64_t path_offset = get<uint64_t>(bytes + 24);
+  VideoSummary& s = entry.summary;
+  s.file.size = get<int64_t>(bytes + 32);
+  s.file.mtime_ns = get<int64_t>(bytes + 40);
+  const uint32_t path_size = get<uint32_t>(bytes + 48), flags = get<uint32_t>(bytes + 52);
+  s.file.is_verified = flags & kVerifiedFlag;
+  s.direct_read = flags & kDirectReadFlag;
+  s.frame_count = get<int64_t>(bytes + 56);
+  s.duration_s = get<double>(bytes + 64);
+  s.fps = get<double>(bytes + 72);
+  if (entry.record_offset > uint64_t(records_.size) ||
+      entry.record_size > uint64_t(records_.size) - entry.record_offset ||
+      path_offset > uint64_t(paths_.size) || path_size > uint64_t(paths_.size) - path_offset ||
+      path_size > 1 << 16 || s.file.size < 0 || s.frame_count <= 0 ||
+      !(s.duration_s >= 0 && s.duration_s < 1e12) || !(s.fps >= 0 && s.fps < 1e12))
+    damaged(path_, fmt::format("the place of video {}", index));
+  std::string checked(reinterpret_cast<const char*>(bytes), kVideoSize - 8);
+  if (path_offset >= paths_at && path_offset - paths_at + path_size <= paths.size()) {
+    s.file.path.assign(reinterpret_cast<const char*>(&paths[path_offset - paths_at]), path_size);
+  } else {
+    s.file.path.resize(path_size);
+    file_->read(paths_.offset + int64_t(path_offset),
+                {reinterpret_cast<uint8_t*>(s.file.path.data()), path_size});
+  }
+  checked += s.file.path;
+  if (xxh3(std::string_view(checked)) != get<uint64_t>(bytes + kVideoSize - 8))
+    damaged(path_, fmt::format("checksum of the place of video {}", index));
+  if (fs::path(s.file.path).is_relative()) s.file.path = folder_ + "/" + s.file.path;
+  return entry;
+}
+
+Catalogue::Entry Catalogue::entry(uint32_t index) const {
   if (index >= uint64_t(video_count_))
     fail(ErrorKind::kData, "{}: video {} is outside its {} videos", path_, index, video_count_);
+  uint8_t bytes[kVideoSize];
+  file_->read(videos_.offset + int64_t(index) * kVideoSize, bytes);
+  return parse_entry(bytes, index);
+}
+
+VideoSummary Catalogue::summary(uint32_t index) const {
+  VideoSummary summary = entry(index).summary;
+  uint8_t bytes[8];
+  file_->read(content_.offset + int64_t(index) * 8, bytes);
+  summary.file.content_hash = get<uint64_t>(bytes);
+  return summary;
+}
+
+void Catalogue::each_summary(
+    const std::function<void(uint32_t, const VideoSummary&)>& visit) const {
+  std::vector<uint8_t> bytes, paths, content;
+  for (int64_t first = 0; first < video_count_; first += kPiece) {
+    const int64_t n = std::min(kPiece, video_count_ - first);
+    bytes.resize(size_t(n * kVideoSize));
+    file_->read(videos_.offset + first * kVideoSize, bytes);
+    content.resize(size_t(n * 8));
+    file_->read(content_.offset + first * 8, content);
+    // Paths lie in the order of the videos, so one read gets those of the piece; parse_entry reads
+    // for itself what a strange file has elsewhere.
+    const uint64_t paths_at = get<uint64_t>(&bytes[24]);
+    const uint8_t* last = &bytes[size_t((n - 1) * kVideoSize)];
+    const uint64_t paths_end = get<uint64_t>(last + 24) + get<uint32_t>(last + 48);
+    paths.clear();
+    if (paths_at <= paths_end && paths_end <= uint64_t(paths_.size)) {
+      paths.resize(size_t(std::min<uint64_t>(paths_end - paths_at, 64 << 20)));
+      file_->read(paths_.offset + int64_t(paths_at), paths);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t index = uint32_t(first + i);
+      Entry entry = parse_entry(&bytes[size_t(i * kVideoSize)], index, paths, paths_at);
+      entry.summary.file.content_hash = get<uint64_t>(&content[size_t(i * 8)]);
+      visit(index, entry.summary);
+    }
+  }
+}
+
+std::vector<uint64_t> Catalogue::content_hashes() const {
+  const std::vector<uint8_t> bytes = read_section(content_, "the content hashes");
+  std::vector<uint64_t> hashes(bytes.size() / 8);
+  for (size_t i = 0; i < hashes.size(); ++i) hashes[i] = get<uint64_t>(&bytes[8 * i]);
+  return hashes;
+}
+
+std::vector<uint8_t> Catalogue::record_of(const Entry& entry, uint32_t index) const {
+  std::vector<uint8_t> bytes(entry.record_size);
+  file_->read(records_.offset + int64_t(entry.record_offset), bytes);
+  if (xxh3(bytes) != entry.record_hash) damaged(path_, fmt::format("checksum of video {}", index));
+  return bytes;
+}
+
+std::vector<uint8_t> Catalogue::record(uint32_t index) const {
+  return record_of(entry(index), index);
+}
+
+std::shared_ptr<const Video> Catalogue::video(uint32_t index) const {
   {
     std::lock_guard lock(mutex_);
     if (const auto found = cache_.find(index); found != cache_.end()) return found->second;
   }
-  uint8_t place[kPlaceSize];
-  file_->read(video_places_.offset + int64_t(index) * kPlaceSize, place);
-  const uint64_t offset = get<uint64_t>(place), size = get<uint64_t>(place + 8);
-  if (offset > uint64_t(videos_.size) || size > uint64_t(videos_.size) - offset)
-    damaged(path_, fmt::format("the place of video {}", index));
-  std::vector<uint8_t> bytes(size);
-  file_->read(videos_.offset + int64_t(offset), bytes);
-  if (xxh3(bytes) != get<uint64_t>(place + 16))
-    damaged(path_, fmt::format("checksum of video {}", index));
-  auto video = std::make_shared<Video>(parse_video(bytes, path_));
-  if (fs::path(video->file.path).is_relative())
-    video->file.path =
-        (fs::path(parent_folder(path_)) / video->file.path).lexically_normal().string();
+  const Entry place = entry(index);
+  auto video = std::make_shared<Video>(parse_video(record_of(place, index), path_));
+  video->file.path = place.summary.file.path;
   std::lock_guard lock(mutex_);
   if (cached_packets_ > kMostCachedPackets) {
     cache_.clear();
@@ -283,72 +410,6 @@ std::shared_ptr<const Video> Catalogue::video(uint32_t index) const {
   }
   if (cache_.emplace(index, video).second) cached_packets_ += video->table.packet_count();
   return video;
-}
-
-uint32_t CatalogueWriter::add_video(const Video& video) {
-  Video stored = video;
-  const fs::path folder = fs::weakly_canonical(parent_folder(path_));
-  const fs::path absolute = fs::weakly_canonical(video.file.path);
-  const fs::path relative = absolute.lexically_relative(folder);
-  stored.file.path =
-      !relative.empty() && *relative.begin() != ".." ? relative.string() : absolute.string();
-  const std::string bytes = serialize_video(stored);
-  // Every record starts at a multiple of 8, so that a reader may verify it in place.
-  places_.insert(places_.end(), {videos_.size(), bytes.size(), xxh3(std::string_view(bytes))});
-  videos_ += bytes;
-  videos_.resize((videos_.size() + 7) / 8 * 8, '\0');
-  return uint32_t(places_.size() / 3 - 1);
-}
-
-void CatalogueWriter::publish(Env* env) const {
-  flatbuffers::FlatBufferBuilder b;
-  const auto names = b.CreateVectorOfStrings(class_names_);
-  const auto version = b.CreateString(KEIKO_VERSION);
-  const auto created = b.CreateString(utc_now());
-  b.Finish(fb::CreateMeta(b, version, created, generation_, names));
-  const std::string meta(reinterpret_cast<const char*>(b.GetBufferPointer()), b.GetSize());
-
-  std::string items, places;
-  for (const Item& item : items_) {
-    put(items, item.video);
-    put(items, item.label);
-    put(items, item.first_frame);
-    put(items, item.frame_count);
-  }
-  for (uint64_t value : places_) put(places, value);
-
-  const std::string_view contents[kSections] = {meta, items, places, videos_};
-  std::string table;
-  int64_t offset = kHeaderSize;
-  for (const std::string_view content : contents) {
-    offset = (offset + 63) / 64 * 64;
-    put(table, offset);
-    put(table, int64_t(content.size()));
-    put(table, xxh3(content));
-    offset += int64_t(content.size());
-  }
-  std::string header(kMagic, 8);
-  put(header, kVersion);
-  put(header, uint32_t(kSections));
-  put(header, uint64_t(offset));
-  put(header, xxh3(std::string_view(table)));
-  header += table;
-
-  const std::string beside = path_ + ".tmp";
-  {
-    const auto file = env->create(beside);
-    file->append(header);
-    int64_t at = int64_t(header.size());
-    for (const std::string_view content : contents) {
-      const int64_t start = (at + 63) / 64 * 64;
-      file->append(std::string(size_t(start - at), '\0'));
-      file->append(content);
-      at = start + int64_t(content.size());
-    }
-    file->sync();
-  }
-  env->rename(beside, path_);
-  env->sync_folder(parent_folder(path_));
 }
 
 }  // namespace keiko::data

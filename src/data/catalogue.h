@@ -8,8 +8,10 @@
 
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -21,7 +23,7 @@ namespace keiko::data {
 
 // One video's file as it was when indexed.
 struct VideoFile {
-  std::string path;  // absolute, or relative to the working folder of the process
+  std::string path;  // from a catalogue: absolute
   int64_t size = 0;  // bytes
   int64_t mtime_ns = 0;
   uint64_t content_hash = 0;  // sampled_xxh3_of_file
@@ -31,6 +33,17 @@ struct VideoFile {
 struct Video {
   VideoFile file;
   media::PacketTable table;
+  // Every shown frame has a time, and times do not go back: see times_are_usable.
+  bool has_times = false;
+};
+
+// What is known of a video without its table.
+struct VideoSummary {
+  VideoFile file;
+  int64_t frame_count = 0;  // shown frames
+  double duration_s = 0;    // 0: unknown
+  double fps = 0;           // average, frames a second; 0: unknown
+  bool direct_read = false;
 };
 
 // What the order runs over: a stretch of frames of one video.
@@ -39,6 +52,8 @@ struct Item {
   int32_t label = -1;       // class index, -1: none
   int64_t first_frame = 0;  // presentation index
   int64_t frame_count = 0;  // > 0
+  double duration_s = 0;    // of the stretch; 0: unknown
+  double fps = 0;           // average, frames a second; 0: unknown
 };
 
 // Safe to use from many threads at once.
@@ -59,10 +74,25 @@ class Catalogue {
   // Fingerprint of the items and of the videos' records: of their paths, sizes, times and packets.
   uint64_t hash() const { return hash_; }
 
-  // Throws Error(kData) when the index is outside the catalogue or the record points outside it.
+  // Cost: one read. Throws Error(kData) when the index is outside the catalogue, or the record is
+  // damaged or points outside it.
   Item item(int64_t index) const;
+  // All items in order, read in large pieces: about 50 ms a million. Throws as item().
+  void each_item(const std::function<void(int64_t index, const Item& item)>& visit) const;
+
+  // A video's file and length, without its table. Cost: three small reads. Throws as item().
+  VideoSummary summary(uint32_t index) const;
+  // All summaries in order, read in large pieces. Throws as item().
+  void each_summary(
+      const std::function<void(uint32_t index, const VideoSummary& summary)>& visit) const;
+  // VideoFile::content_hash of every video, 8 bytes each. Throws Error(kData) when damaged.
+  std::vector<uint64_t> content_hashes() const;
+
   // The table is kept for the next call while memory allows (4 million packets).
+  // Throws Error(kIo), and Error(kData) when the record is damaged.
   std::shared_ptr<const Video> video(uint32_t index) const;
+  // The video's serialised record as it lies in the file, checked against its hash: for copying.
+  std::vector<uint8_t> record(uint32_t index) const;
 
  private:
   Catalogue() = default;
@@ -70,41 +100,74 @@ class Catalogue {
     int64_t offset = 0, size = 0;
     uint64_t hash = 0;
   };
+  struct Entry {
+    uint64_t record_offset = 0, record_size = 0, record_hash = 0;
+    VideoSummary summary;  // without its content hash
+  };
   std::vector<uint8_t> read_section(const Section& section, const char* name) const;
+  Item parse_item(const uint8_t* bytes, int64_t index) const;
+  // `paths`: the bytes of the section from `paths_at` on; empty: read from the file.
+  Entry parse_entry(const uint8_t* bytes, uint32_t index, std::span<const uint8_t> paths = {},
+                    uint64_t paths_at = 0) const;
+  Entry entry(uint32_t index) const;
+  std::vector<uint8_t> record_of(const Entry& entry, uint32_t index) const;
 
-  std::string path_;
+  std::string path_, folder_;  // the folder is absolute, without links
   std::unique_ptr<ReadableFile> file_;
   int64_t item_count_ = 0, video_count_ = 0;
   std::vector<std::string> class_names_;
   std::string created_;
   uint64_t generation_ = 0, hash_ = 0;
-  Section items_, video_places_, videos_;
+  Section items_, videos_, content_, paths_, records_;
 
   mutable std::mutex mutex_;
   mutable std::unordered_map<uint32_t, std::shared_ptr<const Video>> cache_;
   mutable int64_t cached_packets_ = 0;
 };
 
-// Collects videos and items and publishes them as one catalogue file. Not thread-safe.
+// Writes one catalogue file. Records go to the disk at once, beside the place of the catalogue, so
+// that memory holds a few hundred bytes a video, and no packet. Not thread-safe.
 class CatalogueWriter {
  public:
   // `path` is where the catalogue will be: videos below its folder are stored relative to it, so
-  // that both can be moved together.
-  explicit CatalogueWriter(const std::string& path) : path_(path) {}
+  // that both can be moved together. `env` outlives the writer.
+  CatalogueWriter(Env* env, const std::string& path);
+  // Removes what was written when it was not published.
+  ~CatalogueWriter();
+  CatalogueWriter(const CatalogueWriter&) = delete;
+  CatalogueWriter& operator=(const CatalogueWriter&) = delete;
 
-  // Returns the video's index.
+  // Returns the video's index. Throws Error(kIo).
   uint32_t add_video(const Video& video);
-  void add_item(const Item& item) { items_.push_back(item); }
+  // The same for a record that serialize_video made of a video with an empty path, without parsing
+  // it. Throws Error(kIo).
+  uint32_t add_record(const VideoSummary& summary, std::span<const uint8_t> record);
+  // An item without a duration gets its share of the video's.
+  void add_item(const Item& item);
   void set_class_names(std::vector<std::string> names) { class_names_ = std::move(names); }
   void set_generation(uint64_t generation) { generation_ = generation; }
 
-  // Writes beside, fsyncs, renames. Throws Error(kIo).
-  void publish(Env* env) const;
+  // Writes the rest, fsyncs, renames. Call once, last. Throws Error(kIo).
+  void publish();
 
  private:
-  std::string path_;
-  std::string videos_;            // serialised, one after another
-  std::vector<uint64_t> places_;  // offset, size and hash of each
+  struct Entry {
+    uint64_t record_offset, record_size, record_hash, path_offset;
+    int64_t file_size, mtime_ns;
+    uint64_t content_hash;
+    uint32_t path_size, flags;
+    int64_t frame_count;
+    double duration_s, fps;
+  };
+  void append(std::span<const uint8_t> bytes);
+  void append(const std::string& bytes);
+
+  Env* env_;
+  std::string path_, folder_;
+  std::unique_ptr<WritableFile> file_;  // opened by the first record, or by publish()
+  int64_t written_ = 0;                 // bytes
+  std::string paths_;                   // one after another
+  std::vector<Entry> entries_;
   std::vector<Item> items_;
   std::vector<std::string> class_names_;
   uint64_t generation_ = 1;
@@ -114,5 +177,8 @@ class CatalogueWriter {
 std::string serialize_video(const Video& video);
 // Throws Error(kData) naming `source` when the bytes are not a well-formed video.
 Video parse_video(std::span<const uint8_t> bytes, const std::string& source);
+
+// File, length and rate of a video that was scanned.
+VideoSummary summarize(const Video& video);
 
 }  // namespace keiko::data

@@ -2,18 +2,19 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <filesystem>
-#include <map>
 #include <mutex>
 #include <numeric>
 #include <optional>
 #include <thread>
 #include <tuple>
+#include <unordered_map>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "data/catalogue.h"
+#include "data/index_journal.h"
+#include "data/index_ranks.h"
 #include "data/sources.h"
 #include "media/clip_decoder.h"
 
@@ -22,52 +23,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Videos already scanned, by absolute path.
-using Known = std::map<std::string, std::shared_ptr<const Video>>;
+// What became of one source. Tables stay on the disk, so that memory does not grow with them.
+struct Outcome {
+  enum { kNotYet, kKnown, kScanned, kSkipped, kRepeated } state = kNotYet;
+  RecordPlace place;       // kKnown; of kScanned `where` alone, in this run's journal
+  uint64_t path_hash = 0;  // xxh3 of the absolute path
+  std::string reason;      // kSkipped
+  bool is_missing = false;
+};
 
 std::string canonical(const std::string& path) { return fs::weakly_canonical(path).string(); }
 
-// Journal records: u64 size, u64 xxh3, bytes. A torn tail is where an earlier run was stopped.
-void read_journal(Env* env, const std::string& path, Known& known, int64_t& good_length) {
-  good_length = 0;
-  if (!env->status(path).exists) return;
-  const std::string text = read_text(env, path);
-  while (text.size() - size_t(good_length) >= 16) {
-    uint64_t size, hash;
-    std::memcpy(&size, text.data() + good_length, 8);
-    std::memcpy(&hash, text.data() + good_length + 8, 8);
-    if (size > text.size() - size_t(good_length) - 16) return;
-    const std::string_view bytes(text.data() + good_length + 16, size);
-    if (xxh3(bytes) != hash) return;
-    // Copied, because FlatBuffers wants its own alignment.
-    const std::vector<uint8_t> aligned(bytes.begin(), bytes.end());
-    try {
-      auto video = std::make_shared<Video>(parse_video(aligned, path));
-      known[video->file.path] = video;
-    } catch (const Error&) {
-      return;  // written by another version: cut off like a torn tail
-    }
-    good_length += 16 + int64_t(size);
-  }
-}
-
-void read_previous(Env* env, const std::string& path, Known& known, uint64_t& generation) {
+std::shared_ptr<const Catalogue> open_previous(Env* env, const std::string& path) {
   const FileStatus status = env->status(path);
-  if (!status.exists || status.size == 0) return;
+  if (!status.exists || (status.size == 0 && !status.is_folder)) return nullptr;
   if (status.is_folder || !Catalogue::is_one(env, path))
     fail(ErrorKind::kUsage, "{}: exists and is not a catalogue; choose another --out, or remove it",
          path);
   try {
-    const auto catalogue = Catalogue::open(env, path);
-    generation = catalogue->generation();
-    for (uint32_t i = 0; i < catalogue->video_count(); ++i) {
-      auto video = std::make_shared<Video>(*catalogue->video(i));
-      video->file.path = canonical(video->file.path);
-      known[video->file.path] = video;
-    }
+    return Catalogue::open(env, path);
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kData) throw;
     // A damaged catalogue, or one of another version, is replaced, and everything scanned again.
+    return nullptr;
   }
 }
 
@@ -91,126 +69,300 @@ Video scan(Env* env, const std::string& path, bool verify) {
   return video;
 }
 
-}  // namespace
+// One run of build_catalogue on one rank.
+class Indexing {
+ public:
+  Indexing(Env* env, const IndexOptions& options,
+           const std::function<void(int64_t, int64_t)>& progress)
+      : env_(env),
+        options_(options),
+        progress_(progress),
+        sources_(find_videos(env, options.sources)),
+        outcomes_(sources_.size()),
+        ranks_(env, options.out, options.rank, options.world_size, options.timeout_s),
+        known_(env) {}
 
-IndexReport build_catalogue(Env* env, const IndexOptions& options,
-                            const std::function<void(int64_t, int64_t)>& progress) {
-  const std::vector<SourceVideo> sources = find_videos(env, options.sources);
-  Known known;
-  uint64_t generation = 0;
-  read_previous(env, options.out, known, generation);
-  const std::string journal_path = options.out + ".journal";
-  int64_t journal_length = 0;
-  read_journal(env, journal_path, known, journal_length);
-  const auto journal = env->append_to(journal_path, journal_length);
+  IndexReport run();
 
-  struct Outcome {
-    std::shared_ptr<const Video> video;
-    std::string reason;
-    bool was_known = false;
-  };
-  std::vector<Outcome> outcomes(sources.size());
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  int64_t done = 0;
+ private:
+  void process(int64_t rank);
+  void process_one(size_t i);
+  ShareReport report_share_to_rank_0() const;
+  IndexReport report_share() const;
+  VideoSummary add_video(CatalogueWriter& writer, size_t i, uint32_t fresh, uint32_t& index);
+  IndexReport publish_catalogue();
+
+  Env* env_;
+  const IndexOptions& options_;
+  const std::function<void(int64_t, int64_t)>& progress_;
+  std::vector<SourceVideo> sources_;
+  std::vector<Outcome> outcomes_;
+  IndexRanks ranks_;
+  KnownVideos known_;
+  uint64_t previous_generation_ = 0;
+  std::unique_ptr<JournalWriter> journal_;
+  std::unordered_map<std::string, SkippedFile> skipped_by_others_;
+  int64_t scanned_by_others_ = 0;
+  std::mutex mutex_;                              // of what follows
+  std::unordered_map<uint64_t, size_t> claimed_;  // path hash -> the source that is scanned
+  int64_t done_ = 0;
+};
+
+IndexReport Indexing::run() {
+  if (const auto previous = open_previous(env_, options_.out)) {
+    previous_generation_ = previous->generation();
+    known_.add_catalogue(previous);
+  }
+  int64_t length = 0;
+  for (const std::string& path : ranks_.all_journals()) known_.add_journal(path, nullptr);
+  known_.add_journal(ranks_.journal(), &length);
+  journal_ = std::make_unique<JournalWriter>(env_, ranks_.journal(), length);
+  if (options_.rank != 0) {
+    try {
+      process(options_.rank);
+    } catch (const std::exception& e) {
+      ranks_.finish_share({}, e.what());
+      throw;
+    }
+    ranks_.finish_share(report_share_to_rank_0(), "");
+    return report_share();
+  }
+  process(0);
+  if (options_.world_size > 1) {
+    ShareReport others = ranks_.wait_for_shares();
+    scanned_by_others_ = others.scanned;
+    for (SkippedFile& f : others.skipped) skipped_by_others_[f.path] = std::move(f);
+    for (const std::string& path : ranks_.all_journals()) known_.add_journal(path, nullptr);
+    // What the others have scanned is known now; whatever is not (a file that changed meanwhile)
+    // is scanned here.
+    for (int64_t r = 1; r < options_.world_size; ++r) process(r);
+  }
+  return publish_catalogue();
+}
+
+void Indexing::process(int64_t rank) {
+  std::atomic<size_t> next{size_t(rank)};
   std::optional<Error> fatal;
+  const int64_t total = int64_t(sources_.size());
   auto work = [&] {
     while (true) {
-      const size_t i = next++;
-      if (i >= sources.size()) return;
-      Outcome& outcome = outcomes[i];
-      std::string record;
+      const size_t i = next.fetch_add(size_t(options_.world_size));
+      if (i >= sources_.size()) return;
       try {
-        const std::string path = canonical(sources[i].path);
-        const FileStatus status = env->status(path);
-        const auto found = known.find(path);
-        if (found != known.end() && found->second->file.size == status.size &&
-            found->second->file.mtime_ns == status.mtime_ns &&
-            (!options.verify || found->second->file.is_verified)) {
-          outcome.video = found->second;
-          outcome.was_known = true;
-        } else {
-          outcome.video = std::make_shared<Video>(scan(env, path, options.verify));
-          record = serialize_video(*outcome.video);
-        }
+        process_one(i);
       } catch (const Error& e) {
-        outcome.reason = e.what();
-      } catch (const std::exception& e) {
-        outcome.reason = sources[i].path + ": " + e.what();
+        std::lock_guard lock(mutex_);
+        if (!fatal) fatal = e;
       }
-      std::lock_guard lock(mutex);
+      std::lock_guard lock(mutex_);
       if (fatal) return;
-      ++done;
-      try {
-        if (!record.empty()) {
-          const uint64_t head[2] = {record.size(), xxh3(std::string_view(record))};
-          journal->append(std::string(reinterpret_cast<const char*>(head), 16) + record);
-        }
-      } catch (const Error& e) {
-        fatal = e;
-        return;
-      }
-      if (progress) progress(done, int64_t(sources.size()));
+      ++done_;
+      if (progress_)
+        progress_(options_.rank == 0 ? done_ : std::min(total, done_ * options_.world_size), total);
     }
   };
   std::vector<std::thread> threads;
-  for (int t = 1; t < options.threads; ++t) threads.emplace_back(work);
+  for (int t = 1; t < options_.threads; ++t) threads.emplace_back(work);
   work();
   for (std::thread& thread : threads) thread.join();
   if (fatal) throw *fatal;
+}
 
+// Throws only what must end the run: a journal that cannot be written.
+void Indexing::process_one(size_t i) {
+  Outcome& outcome = outcomes_[i];
+  outcome.state = Outcome::kSkipped;  // unless nothing throws
+  VideoSummary summary;
+  std::string record;
+  try {
+    const std::string path = canonical(sources_[i].path);
+    outcome.path_hash = xxh3(std::string_view(path));
+    {
+      std::lock_guard lock(mutex_);
+      if (!claimed_.try_emplace(outcome.path_hash, i).second) {
+        outcome.state = Outcome::kRepeated;
+        return;
+      }
+    }
+    const FileStatus status = env_->status(path);
+    if (!status.exists) {
+      outcome.is_missing = true;
+      outcome.reason = sources_[i].path + ": no such file";
+      return;
+    }
+    const auto found = known_.find(path);
+    if (found && found->size == status.size && found->mtime_ns == status.mtime_ns &&
+        (!options_.verify || found->is_verified)) {
+      outcome.state = Outcome::kKnown;
+      outcome.place = found->place;
+      return;
+    }
+    const auto skipped = skipped_by_others_.find(path);
+    if (skipped != skipped_by_others_.end() && skipped->second.size == status.size &&
+        skipped->second.mtime_ns == status.mtime_ns) {
+      outcome.reason = skipped->second.reason;
+      return;
+    }
+    Video video = scan(env_, path, options_.verify);
+    summary = summarize(video);
+    video.file.path.clear();
+    record = serialize_video(video);
+  } catch (const std::exception& e) {
+    outcome.reason = e.what();
+    if (outcome.reason.find(sources_[i].path) == std::string::npos)
+      outcome.reason = sources_[i].path + ": " + outcome.reason;
+    return;
+  }
+  outcome.place.where = journal_->append(summary, record);
+  outcome.state = Outcome::kScanned;
+}
+
+ShareReport Indexing::report_share_to_rank_0() const {
+  ShareReport report;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    report.scanned += outcomes_[i].state == Outcome::kScanned;
+    if (outcomes_[i].state != Outcome::kSkipped || outcomes_[i].is_missing) continue;
+    const std::string path = canonical(sources_[i].path);
+    const FileStatus status = env_->status(path);
+    report.skipped.push_back({path, status.size, status.mtime_ns, outcomes_[i].reason});
+  }
+  return report;
+}
+
+IndexReport Indexing::report_share() const {
   IndexReport report;
-  for (size_t i = 0; i < sources.size(); ++i)
-    if (!sources[i].label.empty() && outcomes[i].video)
-      report.class_names.push_back(sources[i].label);
-  std::sort(report.class_names.begin(), report.class_names.end(),
-            [](const std::string& a, const std::string& b) {
-              // Numbers first and in their own order, so that class 10 comes after class 9.
-              const auto key = [](const std::string& name) {
-                const bool is_number = name.find_first_not_of("0123456789") == std::string::npos;
-                return std::tuple(!is_number, is_number ? name.size() : 0, name);
-              };
-              return key(a) < key(b);
-            });
-  report.class_names.erase(std::unique(report.class_names.begin(), report.class_names.end()),
-                           report.class_names.end());
+  report.is_published = false;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const Outcome& outcome = outcomes_[i];
+    report.videos += outcome.state == Outcome::kKnown || outcome.state == Outcome::kScanned;
+    report.reused += outcome.state == Outcome::kKnown;
+    report.missing += outcome.is_missing;
+    if (outcome.state == Outcome::kSkipped)
+      report.skipped.push_back({sources_[i].path, outcome.reason});
+  }
+  return report;
+}
 
-  CatalogueWriter writer(options.out);
-  writer.set_class_names(report.class_names);
-  writer.set_generation(generation + 1);
-  std::map<std::string, int32_t> label_of;
-  for (size_t i = 0; i < report.class_names.size(); ++i)
-    label_of[report.class_names[i]] = int32_t(i);
-  for (size_t i = 0; i < sources.size(); ++i) {
-    const Outcome& outcome = outcomes[i];
-    if (!outcome.video) {
-      report.skipped.push_back({sources[i].path, outcome.reason});
+// Adds the video of a source that was scanned, now or before, and says what is known of it.
+// Throws Error(kData) when its record was damaged and it cannot be scanned again.
+VideoSummary Indexing::add_video(CatalogueWriter& writer, size_t i, uint32_t fresh,
+                                 uint32_t& index) {
+  RecordPlace place = outcomes_[i].place;
+  if (outcomes_[i].state == Outcome::kScanned) place.source = fresh;
+  VideoSummary summary;
+  std::vector<uint8_t> record;
+  try {
+    summary = known_.read(place, record);
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kData) throw;
+    const Video video = scan(env_, canonical(sources_[i].path), options_.verify);
+    index = writer.add_video(video);
+    outcomes_[i].state = Outcome::kScanned;
+    return summarize(video);
+  }
+  index = writer.add_record(summary, record);
+  return summary;
+}
+
+IndexReport Indexing::publish_catalogue() {
+  IndexReport report;
+  const uint32_t fresh = known_.add_journal(ranks_.journal(), nullptr);
+  CatalogueWriter writer(env_, options_.out);
+  constexpr uint32_t kNone = UINT32_MAX;
+  std::vector<uint32_t> item_of(sources_.size(), kNone);  // of the source that was scanned
+  std::vector<bool> seen(sources_.size());
+  std::vector<std::pair<Item, size_t>> items;       // and their sources
+  std::unordered_map<uint64_t, size_t> by_content;  // content hash -> source
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const auto claim = claimed_.find(outcomes_[i].path_hash);
+    const size_t first = claim == claimed_.end() ? i : claim->second;
+    if (seen[first]) {
+      if (++report.duplicate_paths <= int64_t(IndexReport::kMostNamed))
+        report.first_duplicate_paths.push_back(sources_[i].path);
+      if (item_of[first] != kNone) items.emplace_back(items[item_of[first]].first, i);
       continue;
     }
+    seen[first] = true;
+    Outcome& outcome = outcomes_[first];
     Item item;
-    item.video = writer.add_video(*outcome.video);
-    item.label = sources[i].label.empty() ? -1 : label_of.at(sources[i].label);
-    item.frame_count = outcome.video->table.frame_count();
-    writer.add_item(item);
+    VideoSummary summary;
+    if (outcome.state != Outcome::kSkipped) {
+      try {
+        summary = add_video(writer, first, fresh, item.video);
+      } catch (const Error& e) {
+        if (e.kind() != ErrorKind::kData) throw;
+        outcome.state = Outcome::kSkipped;
+        outcome.reason = e.what();
+      }
+    }
+    if (outcome.state == Outcome::kSkipped) {
+      report.skipped.push_back({sources_[i].path, outcome.reason});
+      report.missing += outcome.is_missing;
+      continue;
+    }
+    const auto twin = by_content.try_emplace(summary.file.content_hash, i);
+    if (!twin.second && ++report.duplicate_contents <= int64_t(IndexReport::kMostNamed))
+      report.first_duplicate_contents.emplace_back(sources_[i].path,
+                                                   sources_[twin.first->second].path);
+    item.frame_count = summary.frame_count;
+    item_of[first] = uint32_t(items.size());
+    items.emplace_back(item, i);
     ++report.videos;
-    report.reused += outcome.was_known;
+    report.reused += outcome.state == Outcome::kKnown;
     report.frames += item.frame_count;
-    report.bytes += outcome.video->file.size;
-    report.direct_read += outcome.video->table.direct_read;
+    report.bytes += summary.file.size;
+    report.direct_read += summary.direct_read;
   }
-  if (report.videos == 0) {
-    env->remove(journal_path);
+  if (items.empty()) {
+    ranks_.clean_up();
     std::string reasons;
     constexpr size_t kMostShown = 20;
     for (size_t i = 0; i < std::min(kMostShown, report.skipped.size()); ++i)
       reasons += "\n  " + report.skipped[i].reason;
     if (report.skipped.size() > kMostShown)
       reasons += fmt::format("\n  and {} more", report.skipped.size() - kMostShown);
-    fail(ErrorKind::kData, "none of {} files could be indexed:{}", sources.size(), reasons);
+    fail(ErrorKind::kData, "none of {} files could be indexed:{}", sources_.size(), reasons);
   }
-  writer.publish(env);
-  env->remove(journal_path);
+  std::vector<std::string> labels;
+  for (const auto& [item, source] : items)
+    if (!sources_[source].label.empty()) labels.push_back(sources_[source].label);
+  report.class_names = sort_class_names(std::move(labels));
+  std::unordered_map<std::string, int32_t> label_of;
+  for (size_t i = 0; i < report.class_names.size(); ++i)
+    label_of[report.class_names[i]] = int32_t(i);
+  for (auto& [item, source] : items) {
+    const std::string& label = sources_[source].label;
+    item.label = label.empty() ? -1 : label_of.at(label);
+    writer.add_item(item);
+  }
+  report.items = int64_t(items.size());
+  // Videos that other ranks scanned in this run were known to this one, but not reused.
+  report.reused = std::max<int64_t>(0, report.reused - scanned_by_others_);
+  writer.set_class_names(report.class_names);
+  writer.set_generation(previous_generation_ + 1);
+  writer.publish();
+  ranks_.clean_up();
   return report;
+}
+
+}  // namespace
+
+std::vector<std::string> sort_class_names(std::vector<std::string> names) {
+  std::sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
+    // Numbers first and in their own order, so that class 10 comes after class 9.
+    const auto key = [](const std::string& name) {
+      const bool is_number = name.find_first_not_of("0123456789") == std::string::npos;
+      return std::tuple(!is_number, is_number ? name.size() : 0, name);
+    };
+    return key(a) < key(b);
+  });
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
+}
+
+IndexReport build_catalogue(Env* env, const IndexOptions& options,
+                            const std::function<void(int64_t, int64_t)>& progress) {
+  return Indexing(env, options, progress).run();
 }
 
 }  // namespace keiko::data
