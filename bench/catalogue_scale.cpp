@@ -91,22 +91,27 @@ void forget_pages(const std::string& path) {
   ::close(fd);
 }
 
-void open(const std::string& path) {
+void open(const std::string& path, const std::string& labels) {
   nlohmann::ordered_json all;
-  for (const std::string mode : {"item"}) {
+  for (const std::string mode : {"item", "duration", "labels"}) {
+    if (mode == "labels" && labels.empty()) continue;
     forget_pages(path);
     const int64_t before = resident_bytes();
     const double start = monotonic_s();
     data::ClipOptions clip;
-    clip.sample_by = mode;
-    const data::Dataset dataset(default_env(), {{path}}, clip, {}, 1, 1);
+    clip.sample_by = mode == "duration" ? mode : "item";
+    clip.window_s = 2;
+    data::DataSource source;
+    source.path = path;
+    if (mode == "labels") source.labels = labels;
+    const data::Dataset dataset(default_env(), {source}, clip, {}, 1, 1);
     const double opened = monotonic_s();
     int64_t packets = 0;
     constexpr int64_t kBatch = 256;
     for (int64_t p = 0; p < kBatch; ++p)
       packets += dataset.video_of(dataset.training_clip(p))->table.packet_count();
     const double planned = monotonic_s();
-    all[mode] = {{"items", dataset.item_count()},
+    all[mode] = {{"samples", dataset.sample_count()},
                  {"open_s", opened - start},
                  {"first_batch_s", planned - opened},
                  {"packets_of_first_batch", packets},
@@ -120,9 +125,10 @@ int run(int argc, char** argv) {
   if (what == "make" && argc > 2) {
     make(argv[2], argc > 3 ? std::stoll(argv[3]) : 1'000'000, argc > 4 ? std::stoll(argv[4]) : 300);
   } else if (what == "open" && argc > 2) {
-    open(argv[2]);
+    open(argv[2], argc > 3 ? argv[3] : "");
   } else {
-    std::fprintf(stderr, "usage: catalogue_scale make FILE [VIDEOS] [PACKETS] | open FILE\n");
+    std::fprintf(stderr,
+                 "usage: catalogue_scale make FILE [VIDEOS] [PACKETS] | open FILE [LABELS]\n");
     return 2;
   }
   return 0;

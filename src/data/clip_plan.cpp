@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <optional>
 
 #include "base/rng.h"
 
@@ -16,18 +16,71 @@ Rng rng_for(uint64_t seed, Stream stream, const ClipPlan& plan, uint32_t part = 
   return Rng(seed, stream, uint64_t(plan.position), plan.attempt * kDrawsPerAttempt + part * 4096);
 }
 
-// `place` in [0, 1]: where in the item the clip starts, of all starts there are.
-void choose_frames(const ClipOptions& clip, const ItemShape& item, double place, ClipPlan& plan) {
+// Where a clip starts: `draw` in [0, 1) of all starts there are, or, without one, such that the
+// clip lies in the middle of the window.
+void choose_frames_by_index(const ClipOptions& clip, const ItemShape& item,
+                            std::optional<double> draw, ClipPlan& plan) {
   const int64_t n = clip.num_frames;
   int64_t stride = clip.sampling_rate;
   if ((n - 1) * stride + 1 > item.frame_count)
     stride = n > 1 ? std::max<int64_t>(1, (item.frame_count - 1) / (n - 1)) : 1;
   const int64_t span = (n - 1) * stride + 1;
-  const int64_t starts = std::max<int64_t>(1, item.frame_count - span + 1);
-  const int64_t start = std::min<int64_t>(int64_t(place * double(starts)), starts - 1);
+  const int64_t last_start = std::max<int64_t>(0, item.frame_count - span);
+  int64_t low = 0, high = item.frame_count;  // the window: frames in [low, high)
+  if (item.times != nullptr) {
+    // Frames belong to the window in which they come on; a microsecond forgives rounding.
+    const auto first_from = [&](double time) {
+      const int64_t frame = item.times->frame_at(time);
+      return frame + (item.times->time(frame) < time - 1e-6);
+    };
+    low = item.window_start_s > 0 ? first_from(item.window_start_s) : 0;
+    if (item.window_end_s < item.times->duration()) high = first_from(item.window_end_s);
+    if (low >= high) {  // a picture that stands longer than a window
+      low = item.times->frame_at(item.window_start_s);
+      high = low + 1;
+    }
+  }
+  int64_t start;
+  if (draw) {
+    const int64_t starts = std::max<int64_t>(1, std::min(high, last_start + 1) - low);
+    start = std::min(low + std::min(int64_t(*draw * double(starts)), starts - 1), last_start);
+  } else {
+    start = low + int64_t(std::floor(0.5 * double(high - low - span + 1)));
+    start = std::clamp<int64_t>(start, 0, last_start);
+  }
   plan.frames.clear();
   for (int64_t t = 0; t < n; ++t)
     plan.frames.push_back(item.first_frame + std::min(start + t * stride, item.frame_count - 1));
+}
+
+void choose_frames_by_time(const ClipOptions& clip, const ItemShape& item,
+                           std::optional<double> draw, ClipPlan& plan) {
+  const FrameTimes& times = *item.times;
+  const double gaps = double(clip.num_frames - 1), duration = times.duration();
+  double step = double(clip.sampling_rate) / clip.fps;
+  double last_start = duration - gaps * step;
+  if (last_start <= 0) {
+    last_start = 0;
+    if (gaps > 0) step = std::min(step, times.time(times.count() - 1) / gaps);
+  }
+  const double low = std::min(item.window_start_s, last_start);
+  const double high = std::min(item.window_end_s, duration);
+  double start;
+  if (draw)
+    start = low + *draw * std::max(0.0, std::min(high, last_start) - low);
+  else
+    start = std::clamp((item.window_start_s + high - gaps * step) / 2, 0.0, last_start);
+  plan.frames.clear();
+  for (int64_t t = 0; t < clip.num_frames; ++t)
+    plan.frames.push_back(item.first_frame + times.frame_at(start + double(t) * step));
+}
+
+void choose_frames(const ClipOptions& clip, const ItemShape& item, std::optional<double> draw,
+                   ClipPlan& plan) {
+  if (clip.fps > 0)
+    choose_frames_by_time(clip, item, draw, plan);
+  else
+    choose_frames_by_index(clip, item, draw, plan);
 }
 
 void apply_control(const ClipOptions& clip, uint64_t seed, ClipPlan& plan) {
@@ -87,11 +140,15 @@ media::CropRect multi_scale(const std::vector<double>& scales, const ItemShape& 
 void ClipOptions::bind(config::Binder& b) {
   b.key("num_frames", num_frames, "frames in a clip").range(1, 4096);
   b.key("sampling_rate", sampling_rate, "every n-th frame of the video").range(1, 10000);
+  b.key("fps", fps, "frames a second that sampling_rate counts; 0 is the video's own frames")
+      .range(0, 10000);
   b.key("size", size, "pixels, square").range(8, 4096);
   b.choice("frames", frames, {"clip", "single", "shuffled"},
            "clip; or a control: one frame repeated, or in random order");
   b.choice("filter", filter, {"bilinear", "bicubic"}, "resampling, antialiased");
-  b.choice("sample_by", sample_by, {"item"}, "what the order runs over");
+  b.choice("sample_by", sample_by, {"item", "duration"},
+           "what the order runs over: items, or windows of window_s seconds of them");
+  b.key("window_s", window_s, "seconds, with sample_by: duration").range(0.01, 1e7);
 }
 
 void RandomResizedCropOptions::bind(config::Binder& b) {
@@ -112,6 +169,12 @@ void AugmentOptions::bind(config::Binder& b) {
     b.refuse("multi_scale_crop", "and random_resized_crop.scale cannot both be on; set one to []");
 }
 
+int64_t window_count(double duration_s, int64_t frame_count, double window_s) {
+  // What is a thousandth short of a window is one: durations are rounded.
+  const double windows = std::floor(duration_s / window_s + 1e-3);
+  return int64_t(std::clamp(windows, 1.0, double(std::max<int64_t>(1, frame_count))));
+}
+
 void plan_training_clip(const ClipOptions& clip, const AugmentOptions& augment, uint64_t seed,
                         const ItemShape& item, ClipPlan& plan) {
   Rng start = rng_for(seed, Stream::kClip, plan);
@@ -129,7 +192,7 @@ void plan_training_clip(const ClipOptions& clip, const AugmentOptions& augment, 
 
 void plan_evaluation_clip(const ClipOptions& clip, uint64_t seed, const ItemShape& item,
                           ClipPlan& plan) {
-  choose_frames(clip, item, 0.5, plan);
+  choose_frames(clip, item, std::nullopt, plan);
   apply_control(clip, seed, plan);
   plan.crop = centre_square(item);
   plan.flip = false;

@@ -1,8 +1,14 @@
 #include "data/dataset.h"
 
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/rng.h"
+#include "data/labels.h"
 
 namespace keiko::data {
 
@@ -12,9 +18,18 @@ void DataSource::bind(config::Binder& b) {
   b.key("weight", weight, "share of the samples").range(1e-6, 1e6);
   b.key("items_per_class", items_per_class, "only the first n items of each class; 0 is all")
       .at_least(0);
+  // Free for the same reason.
+  b.key("labels", labels, "list of paths and labels in the place of the catalogue's own").free();
 }
 
-std::vector<Dataset::Set> Dataset::open_sets(Env* env, const std::vector<DataSource>& sources) {
+Item Dataset::Set::item(uint64_t index) const {
+  Item item = catalogue->item(is_chosen ? chosen.at(index) : int64_t(index));
+  if (!labels.empty()) item.label = labels[index];
+  return item;
+}
+
+std::vector<Dataset::Set> Dataset::open_sets(Env* env, const std::vector<DataSource>& sources,
+                                             const ClipOptions& clip) {
   if (sources.empty())
     fail(ErrorKind::kUsage, "data is missing; give a catalogue, such as data=train.kix");
   std::vector<Set> sets;
@@ -26,13 +41,9 @@ std::vector<Dataset::Set> Dataset::open_sets(Env* env, const std::vector<DataSou
     set.catalogue = Catalogue::open(env, source.path);
     if (set.catalogue->item_count() == 0)
       fail(ErrorKind::kData, "{}: the catalogue has no items", source.path);
-    if (source.items_per_class > 0) {
-      std::vector<int64_t> taken(set.catalogue->class_names().size() + 1);
-      for (int64_t i = 0; i < set.catalogue->item_count(); ++i)
-        if (taken.at(size_t(set.catalogue->item(i).label + 1))++ < source.items_per_class)
-          set.chosen.push_back(i);
-    }
-    if (!sets.empty() && set.catalogue->class_names() != sets[0].catalogue->class_names())
+    set.class_names = set.catalogue->class_names();
+    choose_items(env, source, clip, set);
+    if (!sets.empty() && set.class_names != sets[0].class_names)
       fail(ErrorKind::kUsage, "{} and {} have different classes; index them together",
            sources[0].path, source.path);
     sets.push_back(std::move(set));
@@ -40,67 +51,144 @@ std::vector<Dataset::Set> Dataset::open_sets(Env* env, const std::vector<DataSou
   return sets;
 }
 
+void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions& clip, Set& set) {
+  const bool has_labels = !source.labels.empty(), has_windows = clip.sample_by == "duration";
+  set.is_chosen = has_labels || source.items_per_class > 0;
+  if (!set.is_chosen && !has_windows) return;
+  Labels labels;
+  if (has_labels) {
+    labels = read_labels(env, source.labels, *set.catalogue);
+    set.class_names = labels.class_names;
+  }
+  std::vector<int64_t> taken(set.class_names.size() + 1);
+  uint64_t windows = 0;
+  if (has_windows) set.window_ends.reserve(size_t(set.catalogue->item_count()));
+  set.catalogue->each_item([&](int64_t index, const Item& item) {
+    const int32_t label = has_labels ? labels.of_video[item.video] : item.label;
+    if (has_labels && label < 0) return;
+    if (source.items_per_class > 0 && taken.at(size_t(label + 1))++ >= source.items_per_class)
+      return;
+    if (set.is_chosen) set.chosen.push_back(index);
+    if (has_labels) set.labels.push_back(label);
+    if (!has_windows) return;
+    windows += uint64_t(window_count(item.duration_s, item.frame_count, clip.window_s));
+    set.window_ends.push_back(windows);
+  });
+  if (!has_labels) return;
+  if (set.chosen.empty())
+    fail(ErrorKind::kUsage, "{}: no item of {} has a label in it", source.labels, source.path);
+  std::string text;
+  for (const std::string& name : set.class_names) text += name + "\n";
+  for (size_t i = 0; i < set.chosen.size(); ++i)
+    text.append(reinterpret_cast<const char*>(&set.chosen[i]), 8)
+        .append(reinterpret_cast<const char*>(&set.labels[i]), 4);
+  set.labels_hash = xxh3(std::string_view(text));
+  spdlog::info(
+      "labels {}: {} items in {} classes; {} items of {} have no label there and are left out",
+      source.labels, set.chosen.size(), set.class_names.size(),
+      set.catalogue->item_count() - int64_t(set.chosen.size()), source.path);
+  if (labels.unmatched > 0)
+    spdlog::warn("labels {}: {} of {} lines match no video of {}, such as {}", source.labels,
+                 labels.unmatched, labels.lines, source.path,
+                 fmt::join(labels.first_unmatched, ", "));
+}
+
 std::vector<DataShare> Dataset::shares_of(const std::vector<Set>& sets,
                                           const std::vector<DataSource>& sources) {
   std::vector<DataShare> shares;
   for (size_t i = 0; i < sets.size(); ++i)
-    shares.push_back({uint64_t(sets[i].size()), sources[i].weight});
+    shares.push_back({sets[i].sample_count(), sources[i].weight});
   return shares;
 }
 
 Dataset::Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
                  const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block)
-    : sets_(open_sets(env, sources)),
+    : sets_(open_sets(env, sources, clip)),
       clip_(clip),
       augment_(augment),
       seed_(seed),
       order_(shares_of(sets_, sources), seed, uint64_t(shuffle_block)) {}
 
-ItemShape Dataset::shape_of(const Set& set, const Item& item) const {
+void Dataset::plan_sample(uint64_t sample, bool training, ClipPlan& plan) const {
+  const Set& set = sets_[plan.data_set];
+  const std::vector<uint64_t>& ends = set.window_ends;
+  plan.item = sample;
+  uint64_t windows = 1;
+  if (!ends.empty()) {
+    plan.item = uint64_t(std::upper_bound(ends.begin(), ends.end(), sample) - ends.begin());
+    const uint64_t before = plan.item == 0 ? 0 : ends[plan.item - 1];
+    plan.window = sample - before;
+    windows = ends[plan.item] - before;
+  }
+  const Item item = set.item(plan.item);
+  plan.label = item.label;
   const auto video = set.catalogue->video(item.video);
   if (item.first_frame > video->table.frame_count() - item.frame_count)
     fail(ErrorKind::kData, "{}: an item reaches over the end of {}", set.catalogue->path(),
          video->file.path);
   const media::StreamParameters& stream = video->table.stream;
-  return {item.first_frame, item.frame_count, stream.display_width(), stream.display_height()};
+  ItemShape shape{item.first_frame, item.frame_count, stream.display_width(),
+                  stream.display_height()};
+  constexpr double kOrdinaryRate = 25;
+  const FrameTimes times(video->table, video->has_times, item.first_frame, item.frame_count,
+                         clip_.fps > 0 ? clip_.fps : kOrdinaryRate);
+  if (clip_.fps > 0 || windows > 1) shape.times = &times;
+  if (windows > 1) {
+    // A slide show has fewer frames than windows would fit: then they are longer.
+    const bool are_longer = int64_t(windows) == item.frame_count;
+    const double length = are_longer ? times.duration() / double(windows) : clip_.window_s;
+    shape.window_start_s = double(plan.window) * length;
+    if (plan.window + 1 < windows) shape.window_end_s = double(plan.window + 1) * length;
+  }
+  if (training)
+    plan_training_clip(clip_, augment_, seed_, shape, plan);
+  else
+    plan_evaluation_clip(clip_, seed_, shape, plan);
 }
 
 ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
   const OrderPlace place = order_.at(uint64_t(position));
-  const Set& set = sets_[place.data_set];
   ClipPlan plan;
   plan.position = position;
   plan.attempt = attempt;
   plan.data_set = place.data_set;
   plan.epoch = place.epoch;
-  plan.item = place.item;
+  uint64_t sample = place.item;
   // A replacement is drawn from the same data set, far behind the order's own draws.
   if (attempt > 0)
-    plan.item =
-        Rng(seed_, Stream::kOrder, uint64_t(position), attempt << 16).below(uint64_t(set.size()));
-  const Item item = set.item(plan.item);
-  plan.label = item.label;
-  plan_training_clip(clip_, augment_, seed_, shape_of(set, item), plan);
+    sample = Rng(seed_, Stream::kOrder, uint64_t(position), attempt << 16)
+                 .below(sets_[place.data_set].sample_count());
+  plan_sample(sample, true, plan);
   return plan;
 }
 
 ClipPlan Dataset::evaluation_clip(int64_t index) const {
   ClipPlan plan;
   plan.position = index;
-  int64_t within = index;
-  while (within >= sets_[plan.data_set].size()) within -= sets_[plan.data_set++].size();
-  const Set& set = sets_[plan.data_set];
-  plan.item = uint64_t(within);
-  const Item item = set.item(plan.item);
-  plan.label = item.label;
-  plan_evaluation_clip(clip_, seed_, shape_of(set, item), plan);
+  uint64_t within = uint64_t(index);
+  while (within >= sets_[plan.data_set].sample_count())
+    within -= sets_[plan.data_set++].sample_count();
+  plan_sample(within, false, plan);
   return plan;
 }
 
-int64_t Dataset::item_count() const {
-  int64_t count = 0;
-  for (const Set& set : sets_) count += set.size();
-  return count;
+int64_t Dataset::sample_count() const {
+  uint64_t count = 0;
+  for (const Set& set : sets_) count += set.sample_count();
+  return int64_t(count);
+}
+
+void Dataset::each_video_in_use(
+    const std::function<void(const Catalogue&, uint32_t, uint64_t)>& visit) const {
+  for (const Set& set : sets_) {
+    const std::vector<uint64_t> hashes = set.catalogue->content_hashes();
+    auto next = set.chosen.begin();
+    set.catalogue->each_item([&](int64_t index, const Item& item) {
+      if (set.is_chosen && (next == set.chosen.end() || *next != index)) return;
+      if (set.is_chosen) ++next;
+      visit(*set.catalogue, item.video, hashes[item.video]);
+    });
+  }
 }
 
 std::shared_ptr<const Video> Dataset::video_of(const ClipPlan& plan) const {
@@ -110,7 +198,10 @@ std::shared_ptr<const Video> Dataset::video_of(const ClipPlan& plan) const {
 
 uint64_t Dataset::hash() const {
   std::string text;
-  for (const Set& set : sets_) text += hex64(set.catalogue->hash());
+  for (const Set& set : sets_) {
+    text += hex64(set.catalogue->hash());
+    if (!set.labels.empty()) text += " labels " + hex64(set.labels_hash);
+  }
   return xxh3(std::string_view(text));
 }
 
@@ -119,7 +210,7 @@ std::string Dataset::describe() const {
   for (const Set& set : sets_)
     text += fmt::format("{}{} (generation {}, {}, {} items)", text.empty() ? "" : ", ",
                         set.catalogue->path(), set.catalogue->generation(),
-                        hex64(set.catalogue->hash()), set.size());
+                        hex64(set.catalogue->hash()), set.item_count());
   return text;
 }
 

@@ -1,6 +1,7 @@
 // The data of a recipe: one catalogue or a weighted mixture, and the plan of any sample in it.
 
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ struct DataSource {
   std::string path;             // a catalogue
   double weight = 1;            // share of the samples
   int64_t items_per_class = 0;  // the first n of every class only; 0: all
+  std::string labels;           // a list of paths and labels for this run; "": the catalogue's own
 
   void bind(config::Binder& b);
 };
@@ -23,43 +25,59 @@ struct DataSource {
 // Safe to use from many threads at once.
 class Dataset {
  public:
-  // Opens all catalogues. Throws Error(kUsage) when there is none, or when their class names
-  // differ.
+  // Opens all catalogues. Throws Error(kUsage) when there is none, when their class names differ,
+  // or when a list of labels cannot be used. Logs what a list of labels leaves out.
   Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
           const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block);
 
   // The sample at a position of the endless training stream. `attempt` > 0 gives its replacements,
   // other items by (seed, position, attempt).
   ClipPlan training_clip(int64_t position, uint32_t attempt = 0) const;
-  // The sample of an item in evaluation; indices run over all sources, one after another.
+  // A sample of evaluation, one of sample_count(); indices run over all sources, one after another.
   ClipPlan evaluation_clip(int64_t index) const;
 
-  int64_t item_count() const;
+  // Items in use, or their windows with clip.sample_by = duration.
+  int64_t sample_count() const;
   // Samples in one epoch.
   int64_t epoch_size() const { return int64_t(order_.epoch_size()); }
-  const std::vector<std::string>& class_names() const { return sets_[0].catalogue->class_names(); }
+  const std::vector<std::string>& class_names() const { return sets_[0].class_names; }
   std::shared_ptr<const Video> video_of(const ClipPlan& plan) const;
   const ClipOptions& clip() const { return clip_; }
-  // Over all catalogues.
+  // Calls `visit` for the video of every item in use. Cost: reads the items and 8 bytes a video.
+  void each_video_in_use(const std::function<void(const Catalogue& catalogue, uint32_t video,
+                                                  uint64_t content_hash)>& visit) const;
+  // Over all catalogues, and the labels that take the place of their own.
   uint64_t hash() const;
   // "train.kix (generation 1, 3f..)", for run.json and error messages.
   std::string describe() const;
 
  private:
+  // One source. Memory: nothing for a whole catalogue; 8 bytes an item when some are chosen, 4 more
+  // with labels, 8 more with windows.
   struct Set {
     std::shared_ptr<const Catalogue> catalogue;
-    std::vector<int64_t> chosen;  // items in use; empty: all
-    int64_t size() const {
-      return chosen.empty() ? catalogue->item_count() : int64_t(chosen.size());
+    bool is_chosen = false;             // `chosen` holds the items in use; else all are
+    std::vector<int64_t> chosen;        // ascending
+    std::vector<int32_t> labels;        // of the chosen; empty: the items' own
+    std::vector<uint64_t> window_ends;  // windows of all items up to each one; empty: by item
+    std::vector<std::string> class_names;
+    uint64_t labels_hash = 0;  // of `labels` with their names
+
+    uint64_t item_count() const {
+      return is_chosen ? chosen.size() : uint64_t(catalogue->item_count());
     }
-    Item item(uint64_t index) const {
-      return catalogue->item(chosen.empty() ? int64_t(index) : chosen[index]);
+    uint64_t sample_count() const {
+      return window_ends.empty() ? item_count() : window_ends.back();
     }
+    Item item(uint64_t index) const;
   };
-  static std::vector<Set> open_sets(Env* env, const std::vector<DataSource>& sources);
+  static std::vector<Set> open_sets(Env* env, const std::vector<DataSource>& sources,
+                                    const ClipOptions& clip);
+  static void choose_items(Env* env, const DataSource& source, const ClipOptions& clip, Set& set);
   static std::vector<DataShare> shares_of(const std::vector<Set>& sets,
                                           const std::vector<DataSource>& sources);
-  ItemShape shape_of(const Set& set, const Item& item) const;
+  // Fills item, window, label, frames, crop and flip for the sample with this index in its set.
+  void plan_sample(uint64_t sample, bool training, ClipPlan& plan) const;
 
   std::vector<Set> sets_;
   ClipOptions clip_;

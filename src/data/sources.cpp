@@ -78,56 +78,90 @@ SourceVideo split_path_label(Env* env, const std::string& line, const std::strin
   return {trim(line.substr(0, space)), line.substr(space + 1)};
 }
 
-void read_list(Env* env, const std::string& path, std::vector<SourceVideo>& out) {
-  const std::string suffix = suffix_of(path), folder = parent_folder(path);
-  std::istringstream text(read_text(env, path));
-  const char separator = suffix == ".tsv" ? '\t' : ',';
-  bool is_first_row = true;
-  int path_column = -1, label_column = -1, line_number = 0;
-  for (std::string raw; std::getline(text, raw);) {
-    // In a table, tabs and spaces at the end are fields.
-    const bool is_table = suffix == ".csv" || suffix == ".tsv";
-    const std::string line = is_table ? raw.substr(0, raw.find_last_not_of('\r') + 1) : trim(raw);
-    ++line_number;
-    if (trim(line).empty() || line[0] == '#') continue;
-    SourceVideo video;
-    if (suffix == ".jsonl") {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (!json.is_object() || !json.contains("path") || !json["path"].is_string())
-        fail(ErrorKind::kUsage, "{}:{}: not a JSON object with a path: {}", path, line_number,
-             line);
-      video.path = json["path"];
-      if (json.contains("label"))
-        video.label =
-            json["label"].is_string() ? json["label"].get<std::string>() : json["label"].dump();
-    } else if (is_table) {
-      const auto fields = split_row(line, separator);
-      if (is_first_row) {
-        is_first_row = false;
-        for (size_t i = 0; i < fields.size(); ++i) {
-          if (fields[i] == "path") path_column = int(i);
-          if (fields[i] == "label") label_column = int(i);
-        }
-        if (path_column >= 0) continue;
-      }
-      if (path_column < 0) {
-        video = split_path_label(env, trim(line), folder);
-      } else {
-        if (int(fields.size()) <= std::max(path_column, label_column))
-          fail(ErrorKind::kUsage, "{}:{}: {} fields, fewer than the header: {}", path, line_number,
-               fields.size(), line);
-        video.path = fields[size_t(path_column)];
-        if (label_column >= 0) video.label = fields[size_t(label_column)];
-      }
-    } else {
-      video = split_path_label(env, line, folder);
-    }
-    if (fs::path(video.path).is_relative()) video.path = folder + "/" + video.path;
-    out.push_back(std::move(video));
+// The columns of a table whose first row names them.
+struct Header {
+  int path = -1, label = -1;  // -1: there is none
+};
+
+Header read_header(const std::vector<std::string>& fields, const std::string& place) {
+  Header header;
+  for (size_t i = 0; i < fields.size(); ++i) {
+    std::string name = fields[i];
+    std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+    if (name == "path") header.path = int(i);
+    if (name == "label") header.label = int(i);
   }
+  if (header.label >= 0 && header.path < 0) {
+    std::string all;
+    for (const std::string& field : fields) all += (all.empty() ? "" : ", ") + field;
+    fail(ErrorKind::kUsage, "{}: no column is named path (columns: {})", place, all);
+  }
+  return header;
+}
+
+SourceVideo read_json_line(const std::string& line, const std::string& place) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("path") || !json["path"].is_string())
+    fail(ErrorKind::kUsage, "{}: not a JSON object with a path: {}", place, line);
+  SourceVideo video{json["path"], ""};
+  if (json.contains("label") && !json["label"].is_null())
+    video.label =
+        json["label"].is_string() ? json["label"].get<std::string>() : json["label"].dump();
+  return video;
 }
 
 }  // namespace
+
+std::vector<SourceVideo> read_video_list(Env* env, const std::string& path) {
+  const std::string suffix = suffix_of(path), folder = parent_folder(path);
+  const bool is_table = suffix == ".csv" || suffix == ".tsv";
+  const char separator = suffix == ".tsv" ? '\t' : ',';
+  std::string content = read_text(env, path);
+  if (content.rfind("\xEF\xBB\xBF", 0) == 0) content.erase(0, 3);  // as spreadsheets write it
+  std::istringstream text(std::move(content));
+  std::vector<SourceVideo> videos;
+  Header header;
+  bool is_first_row = true;
+  int line_number = 0;
+  for (std::string raw; std::getline(text, raw);) {
+    // In a table, tabs and spaces at the end are fields.
+    const std::string line = is_table ? raw.substr(0, raw.find_last_not_of('\r') + 1) : trim(raw);
+    ++line_number;
+    if (trim(line).empty() || line[0] == '#') continue;
+    const std::string place = fmt::format("{}:{}", path, line_number);
+    if (suffix == ".jsonl") {
+      videos.push_back(read_json_line(line, place));
+      continue;
+    }
+    if (!is_table) {
+      videos.push_back(split_path_label(env, line, folder));
+      continue;
+    }
+    const auto fields = split_row(line, separator);
+    if (is_first_row) header = read_header(fields, place);
+    const bool is_header = is_first_row && header.path >= 0;
+    is_first_row = false;
+    if (is_header) continue;
+    if (header.path < 0) {
+      // A row of two fields; or, as VideoMAE writes its .csv, words, where a path may hold commas.
+      SourceVideo words = split_path_label(env, trim(line), folder);
+      const bool are_fields =
+          fields.size() == 2 &&
+          !env->status(fs::path(words.path).is_absolute() ? words.path : folder + "/" + words.path)
+               .exists;
+      videos.push_back(are_fields ? SourceVideo{fields[0], fields[1]} : std::move(words));
+      continue;
+    }
+    if (int(fields.size()) <= std::max(header.path, header.label))
+      fail(ErrorKind::kUsage, "{}: {} fields, fewer than the header: {}", place, fields.size(),
+           line);
+    if (fields[size_t(header.path)].empty())
+      fail(ErrorKind::kUsage, "{}: the path is empty: {}", place, line);
+    videos.push_back({fields[size_t(header.path)],
+                      header.label >= 0 ? fields[size_t(header.label)] : std::string()});
+  }
+  return videos;
+}
 
 std::vector<SourceVideo> find_videos(Env* env, const std::vector<std::string>& sources) {
   static const std::set<std::string> kLists = {".csv", ".tsv", ".txt", ".list", ".jsonl"};
@@ -141,7 +175,11 @@ std::vector<SourceVideo> find_videos(Env* env, const std::vector<std::string>& s
     if (status.is_folder)
       walk(env, path, "", 0, seen, videos);
     else if (kLists.contains(suffix_of(source)))
-      read_list(env, source, videos);
+      for (SourceVideo& video : read_video_list(env, source)) {
+        if (fs::path(video.path).is_relative())
+          video.path = parent_folder(source) + "/" + video.path;
+        videos.push_back(std::move(video));
+      }
     else
       videos.push_back({source, ""});
   }

@@ -28,8 +28,8 @@ nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                 const data::MakeDecoder& make_decoder,
                                 const std::function<void(int64_t, int64_t)>& progress) {
   const c10::NoGradGuard no_grad;
-  const int64_t items = options.max_items > 0 ? std::min(options.max_items, dataset.item_count())
-                                              : dataset.item_count();
+  const int64_t items = options.max_items > 0 ? std::min(options.max_items, dataset.sample_count())
+                                              : dataset.sample_count();
   const int64_t rank = communicator.rank(), world = communicator.world_size();
   const int64_t first = items * rank / world, last = items * (rank + 1) / world;
   const auto slice_of = [&](int64_t step) {

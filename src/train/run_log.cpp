@@ -134,6 +134,7 @@ void RunLog::write_sample(int64_t step, const data::ClipPlan& plan) {
                    {"position", plan.position},
                    {"data_set", plan.data_set},
                    {"item", plan.item},
+                   {"window", plan.window},
                    {"attempt", plan.attempt},
                    {"frames", plan.frames},
                    {"crop", {plan.crop.x, plan.crop.y, plan.crop.width, plan.crop.height}},
