@@ -9,6 +9,7 @@
 #include <thread>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -326,7 +327,7 @@ IndexReport Indexing::publish_catalogue() {
   std::vector<std::string> labels;
   for (const auto& [item, source] : items)
     if (!sources_[source].label.empty()) labels.push_back(sources_[source].label);
-  report.class_names = sort_class_names(std::move(labels));
+  report.class_names = sort_class_names(labels);
   std::unordered_map<std::string, int32_t> label_of;
   for (size_t i = 0; i < report.class_names.size(); ++i)
     label_of[report.class_names[i]] = int32_t(i);
@@ -347,7 +348,10 @@ IndexReport Indexing::publish_catalogue() {
 
 }  // namespace
 
-std::vector<std::string> sort_class_names(std::vector<std::string> names) {
+std::vector<std::string> sort_class_names(const std::vector<std::string>& labels) {
+  // Repeats go first: there are as many labels as videos, and few names.
+  const std::unordered_set<std::string> distinct(labels.begin(), labels.end());
+  std::vector<std::string> names(distinct.begin(), distinct.end());
   std::sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
     // Numbers first and in their own order, so that class 10 comes after class 9.
     const auto key = [](const std::string& name) {
@@ -356,7 +360,6 @@ std::vector<std::string> sort_class_names(std::vector<std::string> names) {
     };
     return key(a) < key(b);
   });
-  names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
 }
 

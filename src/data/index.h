@@ -47,8 +47,8 @@ struct IndexReport {
   std::vector<std::pair<std::string, std::string>> first_duplicate_contents;  // this, that before
 };
 
-// Class names without repeats in the order of their labels: numbers first and by value, then words.
-std::vector<std::string> sort_class_names(std::vector<std::string> names);
+// The distinct ones in the order of their class indices: numbers first and by value, then words.
+std::vector<std::string> sort_class_names(const std::vector<std::string>& labels);
 
 // `progress(done, total)` is called now and then from one thread at a time; may be empty.
 // Throws Error(kData) when no video could be indexed, with the reason for each, and Error(kIo)

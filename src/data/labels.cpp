@@ -32,7 +32,14 @@ std::span<const std::pair<uint64_t, uint32_t>> find(const ByHash& all, std::stri
   return {low, high};
 }
 
-std::string normal(const fs::path& path) { return path.lexically_normal().string(); }
+// `path`, or `folder/path` when it is relative, without dots and double slashes.
+std::string join(const std::string& folder, const std::string& path) {
+  const std::string joined = path.rfind('/', 0) == 0 ? path : folder + "/" + path;
+  // Most have neither, and making a path normal takes longer than finding it.
+  if (joined.find("/.") == std::string::npos && joined.find("//") == std::string::npos)
+    return joined;
+  return fs::path(joined).lexically_normal().string();
+}
 
 }  // namespace
 
@@ -47,8 +54,9 @@ Labels read_labels(Env* env, const std::string& list, const Catalogue& catalogue
 
   Labels labels;
   labels.lines = int64_t(lines.size());
-  for (const SourceVideo& line : lines) labels.class_names.push_back(line.label);
-  labels.class_names = sort_class_names(std::move(labels.class_names));
+  std::vector<std::string> names;
+  for (const SourceVideo& line : lines) names.push_back(line.label);
+  labels.class_names = sort_class_names(names);
   std::unordered_map<std::string, int32_t> class_of;
   for (size_t i = 0; i < labels.class_names.size(); ++i)
     class_of[labels.class_names[i]] = int32_t(i);
@@ -77,14 +85,15 @@ Labels read_labels(Env* env, const std::string& list, const Catalogue& catalogue
     return !videos.empty();
   };
 
-  const fs::path list_folder = fs::weakly_canonical(parent_folder(list));
-  const fs::path catalogue_folder = fs::weakly_canonical(parent_folder(catalogue.path()));
+  const std::string list_folder = fs::weakly_canonical(parent_folder(list)).string();
+  const std::string catalogue_folder =
+      fs::weakly_canonical(parent_folder(catalogue.path())).string();
   std::vector<const SourceVideo*> left;
   for (const SourceVideo& line : lines) {
-    // `folder / path` is `path` when that is absolute.
-    if (!give(find(by_path, normal(list_folder / line.path)), line) &&
-        !give(find(by_path, normal(catalogue_folder / line.path)), line))
-      left.push_back(&line);
+    if (give(find(by_path, join(list_folder, line.path)), line)) continue;
+    if (line.path[0] != '/' && give(find(by_path, join(catalogue_folder, line.path)), line))
+      continue;
+    left.push_back(&line);
   }
   std::unordered_map<uint64_t, int> times_named;
   for (const SourceVideo* line : left) ++times_named[hash_of(name_of(line->path))];
@@ -95,7 +104,7 @@ Labels read_labels(Env* env, const std::string& list, const Catalogue& catalogue
     if (is_unique && labels.of_video[same_name[0].second] < 0 && give(same_name, *line)) continue;
     // Links: only what nothing else has matched pays for asking the file system.
     std::error_code ignored;
-    const fs::path real = fs::weakly_canonical(list_folder / line->path, ignored);
+    const fs::path real = fs::weakly_canonical(join(list_folder, line->path), ignored);
     if (!ignored && give(find(by_path, real.string()), *line)) continue;
     if (++labels.unmatched <= int64_t(Labels::kMostNamed))
       labels.first_unmatched.push_back(line->path);
