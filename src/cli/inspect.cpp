@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/frames_option.h"
 #include "data/catalogue.h"
+#include "data/overlap.h"
 #include "media/decode_plan.h"
 #include "report/metrics.h"
 #include "report/progress.h"
@@ -66,7 +67,8 @@ ordered_json describe_video(const std::string& path, const std::string& plan_fra
   return j;
 }
 
-ordered_json describe_catalogue(const std::string& path) {
+// `against`: another catalogue whose videos are looked for in this one, or "".
+ordered_json describe_catalogue(const std::string& path, const std::string& against) {
   const auto c = data::Catalogue::open(default_env(), path);
   ordered_json j = {{"catalogue", path},        {"generation", c->generation()},
                     {"created", c->created()},  {"hash", hex64(c->hash())},
@@ -81,15 +83,23 @@ ordered_json describe_catalogue(const std::string& path) {
     direct += v->table.direct_read;
     skipping += v->table.skipping;
   }
-  for (int64_t i = 0; i < c->item_count(); ++i) {
-    const int32_t label = c->item(i).label;
-    ++classes[label < 0 ? "(none)" : c->class_names()[size_t(label)]];
-  }
+  double seconds = 0;
+  c->each_item([&](int64_t, const data::Item& item) {
+    ++classes[item.label < 0 ? "(none)" : c->class_names()[size_t(item.label)]];
+    seconds += item.duration_s;
+  });
   j["frames"] = frames;
+  j["hours"] = seconds / 3600;
   j["bytes"] = bytes;
   j["codecs"] = codecs;
   j["videos_read_directly"] = direct;
   j["videos_with_skipping"] = skipping;
+  if (!against.empty()) {
+    const auto overlap = data::find_overlap(*c, *data::Catalogue::open(default_env(), against));
+    j["against"] = against;
+    j["videos_also_in_this"] = overlap.count;
+    j["first_of_them"] = overlap.first_paths;
+  }
   j["items_by_class"] = classes;
   return j;
 }
@@ -146,7 +156,7 @@ void add_inspect(CLI::App& app, Action& action) {
   auto* c =
       app.add_subcommand("inspect", "Say what a video, catalogue, checkpoint or run folder holds");
   struct Options {
-    std::string what, plan;
+    std::string what, plan, against;
     bool json = false;
   };
   auto o = std::make_shared<Options>();
@@ -154,6 +164,8 @@ void add_inspect(CLI::App& app, Action& action) {
       ->required();
   c->add_option("--plan", o->plan,
                 "Of a video: the decode plan of these frames (all, 0,4,8 or 10-19)");
+  c->add_option("--against", o->against,
+                "Of a catalogue: another one; count its videos that are in the first, by content");
   c->add_flag("--json", o->json, "Print JSON");
   c->callback([o, &action] {
     action = [o] {
@@ -170,7 +182,7 @@ void add_inspect(CLI::App& app, Action& action) {
              "{}: neither a run folder nor a checkpoint (no metrics.jsonl, no state.json)",
              o->what);
       else if (o->what.size() > 4 && o->what.substr(o->what.size() - 4) == ".kix")
-        j = describe_catalogue(o->what);
+        j = describe_catalogue(o->what, o->against);
       else
         j = describe_video(o->what, o->plan);
       if (o->json)

@@ -62,10 +62,14 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
   }
   std::vector<int64_t> taken(set.class_names.size() + 1);
   uint64_t windows = 0;
+  int64_t unlabelled = 0;
   if (has_windows) set.window_ends.reserve(size_t(set.catalogue->item_count()));
   set.catalogue->each_item([&](int64_t index, const Item& item) {
     const int32_t label = has_labels ? labels.of_video[item.video] : item.label;
-    if (has_labels && label < 0) return;
+    if (has_labels && label < 0) {
+      ++unlabelled;
+      return;
+    }
     if (source.items_per_class > 0 && taken.at(size_t(label + 1))++ >= source.items_per_class)
       return;
     if (set.is_chosen) set.chosen.push_back(index);
@@ -85,8 +89,7 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
   set.labels_hash = xxh3(std::string_view(text));
   spdlog::info(
       "labels {}: {} items in {} classes; {} items of {} have no label there and are left out",
-      source.labels, set.chosen.size(), set.class_names.size(),
-      set.catalogue->item_count() - int64_t(set.chosen.size()), source.path);
+      source.labels, set.chosen.size(), set.class_names.size(), unlabelled, source.path);
   if (labels.unmatched > 0)
     spdlog::warn("labels {}: {} of {} lines match no video of {}, such as {}", source.labels,
                  labels.unmatched, labels.lines, source.path,

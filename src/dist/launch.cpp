@@ -26,7 +26,7 @@ int64_t read_number(const char* name, int64_t low, int64_t high) {
 
 }  // namespace
 
-LaunchEnvironment read_launch_environment() {
+LaunchEnvironment read_rank_and_world_size() {
   LaunchEnvironment e;
   if (std::getenv("RANK") == nullptr && std::getenv("WORLD_SIZE") == nullptr) return e;
   e.world_size = read_number("WORLD_SIZE", 1, 1 << 20);
@@ -36,6 +36,11 @@ LaunchEnvironment read_launch_environment() {
   e.local_world_size = std::getenv("LOCAL_WORLD_SIZE") != nullptr
                            ? read_number("LOCAL_WORLD_SIZE", 1, 1 << 16)
                            : e.world_size;
+  return e;
+}
+
+LaunchEnvironment read_launch_environment() {
+  LaunchEnvironment e = read_rank_and_world_size();
   if (e.world_size == 1) return e;
   const char* address = std::getenv("MASTER_ADDR");
   if (address == nullptr) read_number("MASTER_ADDR", 0, 0);  // fails, naming it

@@ -20,4 +20,7 @@ struct LaunchEnvironment {
 // missing or not a number in range.
 LaunchEnvironment read_launch_environment();
 
+// The same for work whose ranks meet through files: MASTER_ADDR and MASTER_PORT need not be set.
+LaunchEnvironment read_rank_and_world_size();
+
 }  // namespace keiko::dist
