@@ -1,5 +1,3 @@
-#include "data/index.h"
-
 #include <spdlog/spdlog.h>
 
 #include <algorithm>

@@ -1,13 +1,11 @@
 #include "train/trainer.h"
 
-#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include "base/error.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
-#include "data/overlap.h"
 #include "report/progress.h"
 
 namespace keiko::cli {
@@ -44,16 +42,6 @@ int show_plan(const LoadedRecipe& loaded) {
   return 0;
 }
 
-// Held-out data that was trained on says nothing of other data.
-void warn_of_overlap(const train::Recipe& recipe) {
-  if (recipe.eval.data.empty()) return;
-  const data::Overlap overlap =
-      data::find_overlap(open_dataset(recipe, false), open_dataset(recipe, true));
-  if (overlap.count > 0)
-    spdlog::warn("{} videos of eval.data are in the training data too, such as {}",
-                 report::count_text(overlap.count), fmt::join(overlap.first_paths, ", "));
-}
-
 }  // namespace
 
 void add_train(CLI::App& app, Action& action) {
@@ -75,7 +63,6 @@ void add_train(CLI::App& app, Action& action) {
       context.launch = dist::read_launch_environment();
       train::check_world_size(loaded.recipe, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
-      if (context.launch.rank == 0) warn_of_overlap(loaded.recipe);
       const auto communicator =
           dist::make_communicator(context.launch, double(loaded.recipe.train.timeout_s));
       context.communicator = communicator.get();

@@ -1,5 +1,8 @@
 #include "data/overlap.h"
 
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <unordered_set>
 
@@ -37,6 +40,13 @@ Overlap find_overlap(const Dataset& first, const Dataset& second) {
       note(overlap, catalogue, video);
   });
   return overlap;
+}
+
+void warn_of_overlap(const Dataset& training, const Dataset& evaluation) {
+  const Overlap overlap = find_overlap(training, evaluation);
+  if (overlap.count > 0)
+    spdlog::warn("{} videos of eval.data are in the training data too, such as {}", overlap.count,
+                 fmt::join(overlap.first_paths, ", "));
 }
 
 }  // namespace keiko::data

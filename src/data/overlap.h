@@ -20,4 +20,7 @@ Overlap find_overlap(const Catalogue& first, const Catalogue& second);
 // The same for the items in use: labels=FILE and items_per_class leave some out.
 Overlap find_overlap(const Dataset& first, const Dataset& second);
 
+// Logs a warning when held-out data was trained on: it says nothing of other data then.
+void warn_of_overlap(const Dataset& training, const Dataset& evaluation);
+
 }  // namespace keiko::data

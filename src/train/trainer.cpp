@@ -14,6 +14,7 @@
 #include "base/json_text.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "data/overlap.h"
 #include "dist/gradient_reducer.h"
 #include "optim/schedule.h"
 #include "train/checkpoint.h"
@@ -94,6 +95,7 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   if (!recipe.eval.data.empty()) {
     eval_dataset_ = std::make_unique<data::Dataset>(env_, recipe.eval.data, recipe.clip,
                                                     recipe.augment, uint64_t(recipe.seed), 1);
+    if (is_first()) data::warn_of_overlap(dataset_, *eval_dataset_);
   }
   objective_ = make_objective(recipe, dataset_);
   if (eval_dataset_ && objective_->needs_label() &&
