@@ -71,6 +71,10 @@ class PosixReadableFile : public ReadableFile {
       const ssize_t n = ::pread(fd_.get(), out.data(), out.size(), offset);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) fail_io(path(), "read");
+      // Past its end the content is wrong; before it the file system is, or the file has shrunk.
+      if (n == 0 && offset < size_)
+        fail(ErrorKind::kIo, "{}: byte {} of {} cannot be read: the file ends there now", path(),
+             offset, size_);
       if (n == 0)
         fail(ErrorKind::kData, "{}: ends at byte {}, but {} more bytes were expected", path(),
              offset, out.size());

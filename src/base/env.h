@@ -34,8 +34,8 @@ class ReadableFile {
   virtual ~ReadableFile() = default;
   // Size in bytes when the file was opened.
   virtual int64_t size() const = 0;
-  // Fills `out` from `offset`. Throws Error(kIo) on a system error and Error(kData) when the file
-  // ends first.
+  // Fills `out` from `offset`. Throws Error(kIo) on a system error, or when fewer bytes come than
+  // the file had when it was opened, and Error(kData) when `out` reaches over the end it had then.
   virtual void read(int64_t offset, std::span<uint8_t> out) const = 0;
   const std::string& path() const { return path_; }
 

@@ -123,5 +123,27 @@ TEST(OpenFiles, KeepsTheFilesReadLastOpen) {
   EXPECT_THROW(files.get(path(9)), Error);
 }
 
+TEST(Env, AReadThatComesUpShortIsTheSystemsFaultBeforeTheEndAndTheContentsBehindIt) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/f";
+  publish(default_env(), path, std::string(100, 'x'));
+  const auto kind_of = [](const ReadableFile& file, int64_t offset, size_t size) {
+    std::vector<uint8_t> out(size);
+    try {
+      file.read(offset, out);
+    } catch (const Error& e) {
+      return int(e.kind());
+    }
+    return -1;
+  };
+  const auto file = default_env()->open(path);
+  EXPECT_EQ(kind_of(*file, 0, 100), -1);
+  EXPECT_EQ(kind_of(*file, 90, 20), int(ErrorKind::kData));
+  EXPECT_EQ(kind_of(*file, 200, 1), int(ErrorKind::kData));
+  default_env()->append_to(path, 50);  // shrinks under the reader
+  EXPECT_EQ(kind_of(*file, 0, 50), -1);
+  EXPECT_EQ(kind_of(*file, 40, 20), int(ErrorKind::kIo));
+}
+
 }  // namespace
 }  // namespace keiko

@@ -166,6 +166,9 @@ ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
 }
 
 ClipPlan Dataset::evaluation_clip(int64_t index) const {
+  if (index < 0 || index >= sample_count())
+    fail(ErrorKind::kInternal, "sample {} is outside the {} of the evaluation data", index,
+         sample_count());
   ClipPlan plan;
   plan.position = index;
   uint64_t within = uint64_t(index);

@@ -34,6 +34,7 @@ class Dataset {
   // other items by (seed, position, attempt).
   ClipPlan training_clip(int64_t position, uint32_t attempt = 0) const;
   // A sample of evaluation, one of sample_count(); indices run over all sources, one after another.
+  // Throws Error(kInternal) for another index.
   ClipPlan evaluation_clip(int64_t index) const;
 
   // Items in use, or their windows with clip.sample_by = duration.

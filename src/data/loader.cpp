@@ -23,18 +23,6 @@ void LoaderOptions::bind(config::Binder& b) {
       .free();
 }
 
-media::ClipCost decode_with_retries(media::ClipDecoder& decoder,
-                                    const media::ClipRequest& request) {
-  for (int wait_ms = 100;; wait_ms *= 4) {
-    try {
-      return decoder.decode(request);
-    } catch (const Error& e) {
-      if (e.kind() != ErrorKind::kIo || wait_ms > 1600) throw;
-      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
-    }
-  }
-}
-
 Loader::Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t)> slice_of,
                int64_t first_step, bool training, int threads, int prefetch,
                MakeDecoder make_decoder)
@@ -56,7 +44,22 @@ Loader::~Loader() {
     stopping_ = true;
   }
   work_ready_.notify_all();
+  stop_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+}
+
+void Loader::try_reading(const std::function<void()>& work) {
+  for (int wait_ms = 100;; wait_ms *= 4) {
+    try {
+      work();
+      return;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kIo || wait_ms > 1600) throw;
+      std::unique_lock lock(mutex_);
+      if (stop_.wait_for(lock, std::chrono::milliseconds(wait_ms), [&] { return stopping_; }))
+        throw;
+    }
+  }
 }
 
 void Loader::prepare(Slot& slot, int64_t step) {
@@ -124,28 +127,32 @@ void Loader::work() {
   }
 }
 
-void Loader::check_unchanged(const Video& video) {
+void Loader::check_unchanged(const Video& video, bool again) {
   const std::string& path = video.file.path;
+  const uint64_t key = xxh3(std::string_view(path));  // a million paths themselves are 100 MB
   {
     std::lock_guard lock(checked_mutex_);
-    if (checked_.contains(path)) return;
+    if (!again && checked_.contains(key)) return;
   }
-  const FileStatus status = env_->status(path);
+  FileStatus status;
+  try_reading([&] { status = env_->status(path); });
   if (!status.exists)
     fail(ErrorKind::kIo,
          "{}: the video is gone; it was there when it was indexed. Bring it back, or run keiko "
          "index "
          "again",
          path);
+  bool has_changed = status.size != video.file.size;
   // Another mtime alone (a copy, a touch) is no reason to stop: then the content decides.
-  if (status.size != video.file.size || (status.mtime_ns != video.file.mtime_ns &&
-                                         sampled_xxh3_of_file(path) != video.file.content_hash))
+  if (!has_changed && status.mtime_ns != video.file.mtime_ns)
+    try_reading([&] { has_changed = sampled_xxh3_of_file(path) != video.file.content_hash; });
+  if (has_changed)
     fail(
         ErrorKind::kIo,
         "{}: the video changed since it was indexed ({} bytes then, {} now); run keiko index again",
         path, video.file.size, status.size);
   std::lock_guard lock(checked_mutex_);
-  checked_[path] = true;
+  checked_.insert(key);
 }
 
 void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
@@ -154,10 +161,13 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
   const ClipOptions& options = dataset_.clip();
   const int64_t channel = options.num_frames * options.size * options.size;
   for (uint32_t attempt = 0;; ++attempt) {
-    plan =
-        training_ ? dataset_.training_clip(position, attempt) : dataset_.evaluation_clip(position);
-    const auto video = dataset_.video_of(plan);
-    check_unchanged(*video);
+    std::shared_ptr<const Video> video;
+    try_reading([&] {
+      plan = training_ ? dataset_.training_clip(position, attempt)
+                       : dataset_.evaluation_clip(position);
+      video = dataset_.video_of(plan);
+    });
+    check_unchanged(*video, false);
     media::ClipRequest request;
     request.table = &video->table;
     request.path = &video->file.path;
@@ -170,8 +180,9 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
     request.out = slot.batch.video.data() + index * 3 * channel;
     request.channel_stride = channel;
     std::string reason;
-    try {
-      const media::ClipCost cost = decode_with_retries(decoder, request);
+    const auto decode = [&](media::ClipDecoder& with) {
+      media::ClipCost cost;
+      try_reading([&] { cost = with.decode(request); });
       std::lock_guard lock(mutex_);
       slot.batch.cost.opens += cost.opens;
       slot.batch.cost.reads += cost.reads;
@@ -180,20 +191,25 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
       slot.batch.cost.packets_dropped += cost.packets_dropped;
       slot.batch.cost.decode_s += cost.decode_s;
       slot.batch.cost.convert_s += cost.convert_s;
+    };
+    try {
+      decode(decoder);
       return;
     } catch (const Error& e) {
       // In evaluation every item counts, so a bad one is an error; so is anything but bad content.
       if (e.kind() != ErrorKind::kData || !training_) throw;
-      reason = e.what();
     }
     // Whether a sample is bad must depend on its content alone: ask a decoder with no history.
     try {
-      decode_with_retries(*make_decoder_(), request);
+      decode(*make_decoder_());
       return;
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::kData) throw;
       reason = e.what();
     }
+    // A file that was cut off or overwritten meanwhile is no bad sample: other ranks, or a resumed
+    // run, would have seen it whole.
+    check_unchanged(*video, true);
     std::lock_guard lock(mutex_);
     slot.batch.bad.push_back({position, attempt, video->file.path, reason});
     if (attempt + 1 == kMostAttempts) {

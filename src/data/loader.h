@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <unordered_set>
 #include <vector>
 
 #include "config/binder.h"
@@ -61,7 +62,7 @@ class Loader {
   // outlive the loader.
   Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t step)> slice_of,
          int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder);
-  // Stops within one clip's time.
+  // Stops within one clip's time; a wait for another try of a read ends at once.
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -81,7 +82,12 @@ class Loader {
   void work();
   void prepare(Slot& slot, int64_t step);
   void load(Slot& slot, int64_t index, media::ClipDecoder& decoder);
-  void check_unchanged(const Video& video);
+  // Throws Error(kIo) when the file is gone or another one than was indexed. Looks once at each
+  // file, unless `again`.
+  void check_unchanged(const Video& video, bool again);
+  // Calls `work`, again when it throws Error(kIo): after 0.1, 0.4 and 1.6 seconds. Rethrows the
+  // last error, and at once when the loader is being stopped.
+  void try_reading(const std::function<void()>& work);
 
   Env* env_;
   const Dataset& dataset_;
@@ -89,18 +95,14 @@ class Loader {
   bool training_;
   MakeDecoder make_decoder_;
   std::mutex mutex_;
-  std::condition_variable work_ready_, batch_ready_;
+  std::condition_variable work_ready_, batch_ready_, stop_;
   std::vector<Slot> slots_;
   int64_t next_step_;      // handed out by the next call of next()
   int64_t prepared_step_;  // first step without a slot
   bool stopping_ = false;
   std::mutex checked_mutex_;
-  std::unordered_map<std::string, bool> checked_;
+  std::unordered_set<uint64_t> checked_;  // xxh3 of the paths that were looked at
   std::vector<std::thread> threads_;
 };
-
-// Waits between tries of a read that failed: 0.1, 0.4 and 1.6 seconds. Rethrows the last
-// Error(kIo).
-media::ClipCost decode_with_retries(media::ClipDecoder& decoder, const media::ClipRequest& request);
 
 }  // namespace keiko::data

@@ -2,8 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
 #include <filesystem>
+#include <thread>
 
+#include "base/machine.h"
+#include "data/flaky_env.h"
 #include "data/small_set.h"
 
 namespace keiko::data {
@@ -126,6 +132,160 @@ TEST_F(LoaderTest, ABadSampleIsReplacedTheSameWayEverywhere) {
     return items;
   };
   EXPECT_EQ(run(1), run(3));
+}
+
+// What a loader over `files` gives for the whole of three steps, as text.
+std::string load_with(Env* files, const Dataset& dataset, bool training, int threads) {
+  Loader loader(
+      files, dataset,
+      [](int64_t s) {
+        return Slice{std::min<int64_t>(24, s * 8), std::min<int64_t>(24, s * 8 + 8)};
+      },
+      0, training, threads, 2, [&] { return std::make_unique<media::CpuClipDecoder>(files); });
+  std::string all;
+  for (int64_t step = 0; step < 3; ++step) {
+    const Batch& b = loader.next();
+    EXPECT_EQ(b.step, step);
+    EXPECT_TRUE(b.bad.empty());
+    for (const ClipPlan& p : b.clips) all += fmt::format("{} {} ", p.position, p.item);
+    all.append(b.video.begin(), b.video.end());
+  }
+  return all;
+}
+
+ClipOptions small_clip() {
+  ClipOptions clip;
+  clip.num_frames = 8;
+  clip.sampling_rate = 1;
+  clip.size = 32;
+  return clip;
+}
+
+TEST_F(LoaderTest, AFlakyFileSystemChangesNoSample) {
+  for (bool training : {true, false}) {
+    const Dataset clean(env, {{path("train.kix")}}, small_clip(), {}, 5, 1);
+    const std::string truth = load_with(env, clean, training, 1);
+    // Reads of videos and of the catalogue fail or wait. After one that failed a thread has 20 good
+    // ones, more than a clip needs, so that no clip fails four times.
+    std::atomic<bool> is_open = false;
+    FlakyEnv flaky(
+        env,
+        [&](const std::string&, int64_t n) {
+          thread_local int64_t since_failure = 0;
+          if (is_open && ++since_failure > 20) {
+            since_failure = 0;
+            return FlakyEnv::kEio;
+          }
+          return n % 7 == 0 ? FlakyEnv::kSlow : FlakyEnv::kNone;
+        },
+        30);
+    const Dataset dataset(&flaky, {{path("train.kix")}}, small_clip(), {}, 5, 1);
+    is_open = true;
+    EXPECT_EQ(load_with(&flaky, dataset, training, 3), truth);
+    EXPECT_GT(flaky.failures, 3);
+  }
+}
+
+TEST_F(LoaderTest, AFileThatCannotBeReadEndsTheRunByNameAfterThreeMoreTries) {
+  FlakyEnv broken(env, [](const std::string& path, int64_t) {
+    return path.find("/west/") != std::string::npos ? FlakyEnv::kEio : FlakyEnv::kNone;
+  });
+  const Dataset dataset(env, {{path("train.kix")}}, small_clip(), {}, 5, 1);
+  const double start = monotonic_s();
+  const std::string message = error_of([&] { load_with(&broken, dataset, true, 1); });
+  EXPECT_NE(message.find("/west/"), std::string::npos) << message;
+  EXPECT_NE(message.find("Input/output error"), std::string::npos) << message;
+  EXPECT_GT(monotonic_s() - start, 2.0) << "0.1 + 0.4 + 1.6 seconds";
+  EXPECT_GE(broken.failures, 4);
+  EXPECT_LE(broken.failures, 6) << "one more clip may be begun before the loader is stopped";
+}
+
+TEST_F(LoaderTest, StopsAtOnceWhileAReadIsRetriedOrSlow) {
+  for (const auto fault : {FlakyEnv::kEio, FlakyEnv::kSlow}) {
+    FlakyEnv broken(
+        env, [&](const std::string&, int64_t) { return fault; }, 200);
+    const Dataset dataset(env, {{path("train.kix")}}, small_clip(), {}, 5, 1);
+    double stopping = 0;
+    {
+      Loader loader(
+          env, dataset,
+          [](int64_t s) {
+            return Slice{s * 64, s * 64 + 64};
+          },
+          0, true, 3, 4, [&] { return std::make_unique<media::CpuClipDecoder>(&broken); });
+      // 0.7 s: the threads are in the longest wait, of 1.6 s.
+      std::this_thread::sleep_for(std::chrono::milliseconds(700));
+      EXPECT_GT(broken.reads, 0);
+      stopping = monotonic_s();
+    }
+    EXPECT_LT(monotonic_s() - stopping, 1.0);
+  }
+}
+
+TEST_F(LoaderTest, AFileCutOffDuringTheRunEndsItAndIsNotReplaced) {
+  const TempFolder folder;
+  for (const char* name : {"a.mp4", "b.mp4"})
+    std::filesystem::copy(path("test/east/000000.mp4"), folder.path() + "/" + name);
+  build_catalogue(env, {{folder.path()}, folder.path() + "/x.kix", 1, false}, {});
+  const Dataset dataset(env, {{folder.path() + "/x.kix"}}, small_clip(), {}, 1, 1);
+  Loader loader(
+      env, dataset,
+      [](int64_t s) {
+        return Slice{s * 2, s * 2 + 2};
+      },
+      0, true, 1, 1, [] { return std::make_unique<media::CpuClipDecoder>(env); });
+  loader.next();
+  env->append_to(folder.path() + "/b.mp4", 100);
+  const std::string message = error_of([&] {
+    for (int i = 0; i < 8; ++i) loader.next();
+  });
+  EXPECT_NE(message.find("b.mp4: the video changed since it was indexed"), std::string::npos)
+      << message;
+}
+
+TEST_F(LoaderTest, ATwoHourFilmCostsRangesAndNoMoreMemoryThanAShortOne) {
+  const TempFolder folder;
+  const std::string film = folder.path() + "/film.mp4";
+  if (std::system("command -v ffmpeg > /dev/null") != 0)
+    GTEST_SKIP() << "the ffmpeg command line, which makes the film, is not installed";
+  const std::string command =
+      "ffmpeg -v error -f lavfi -i testsrc=size=64x64:rate=10:duration=7200 -c:v libx264 "
+      "-preset ultrafast -crf 35 -threads 1 " +
+      film;
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  build_catalogue(env, {{film}, folder.path() + "/x.kix", 1, false}, {});
+  const int64_t size = env->status(film).size;
+  ClipOptions clip = small_clip();
+  clip.num_frames = 16;
+  for (const int64_t rate : {4, 4700}) {  // 6 seconds, and frames spread over the two hours
+    clip.sampling_rate = rate;
+    clip.sample_by = "duration";
+    FlakyEnv counting(env);
+    const Dataset dataset(env, {{folder.path() + "/x.kix"}}, clip, {}, 5, 1);
+    ASSERT_EQ(dataset.sample_count(), 720);
+    Loader loader(
+        env, dataset,
+        [](int64_t s) {
+          return Slice{s * 8, s * 8 + 8};
+        },
+        0, true, 2, 2, [&] { return std::make_unique<media::CpuClipDecoder>(&counting); });
+    loader.next();
+    const int64_t before = resident_bytes();
+    media::ClipCost cost;
+    constexpr int64_t kClips = 8 * 6;
+    for (int64_t step = 0; step < kClips / 8; ++step) {
+      const Batch& b = loader.next();
+      EXPECT_EQ(b.cost.opens, 0);
+      cost.reads += b.cost.reads;
+      cost.bytes += b.cost.bytes;
+      cost.packets_decoded += b.cost.packets_decoded;
+    }
+    // x264 puts a key frame at least every 250 frames: a wanted frame needs no more before it.
+    EXPECT_LE(cost.packets_decoded / kClips, rate == 4 ? 250 + 61 : 16 * 250);
+    EXPECT_LE(cost.reads / kClips, 16);
+    EXPECT_LT(cost.bytes / kClips, rate == 4 ? size / 100 : 16 * size / 250);
+    EXPECT_LT(resident_bytes() - before, 16 << 20);
+  }
 }
 
 }  // namespace
