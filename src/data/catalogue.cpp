@@ -24,9 +24,12 @@ constexpr int64_t kPiece = 8192;
        what);
 }
 
+// In one copy: a film's table has millions of values.
 template <class T>
 std::vector<T> to_vector(const flatbuffers::Vector<T>* v) {
-  return v == nullptr ? std::vector<T>() : std::vector<T>(v->begin(), v->end());
+  if (v == nullptr) return {};
+  const T* first = reinterpret_cast<const T*>(v->Data());
+  return {first, first + v->size()};
 }
 std::string to_string(const flatbuffers::String* s) { return s == nullptr ? "" : s->str(); }
 
