@@ -14,8 +14,8 @@ import runs
 
 OPTIONS = {
     "synth": ["--out", "--task", "--train", "--test", "--size", "--frames", "--seed", "drift", "sprites"],
-    "index": ["--out", "--json"],
-    "inspect": ["--json", "--plan"],
+    "index": ["--out", "--json", "--timeout"],
+    "inspect": ["--json", "--plan", "--against"],
     "decode": ["--frames", "--md5", "--size", "--out"],
     "preview": ["--step", "--out", "--tensors", "--steps"],
     "train": ["key=value"],
