@@ -90,7 +90,8 @@ void add_index(CLI::App& app, Action& action) {
   c->add_option("--out", o->out,
                 "The catalogue to write, NAME.kix; unchanged videos in it are not scanned again")
       ->required();
-  c->add_flag("--verify", o->verify, "Decode every frame; damaged videos are left out");
+  c->add_flag("--verify", o->verify,
+              "Decode every frame and try every shortcut; damaged videos are left out");
   c->add_option("--threads", o->threads,
                 "Videos scanned side by side; 0 is the cores over the ranks of this machine")
       ->check(CLI::Range(0, 1024))

@@ -50,12 +50,6 @@ std::string serialize_video(const Video& video) {
   const auto dts = b.CreateVector(t.dts);
   const auto flags = b.CreateVector(t.flags);
   const auto frame_packet = b.CreateVector(t.frame_packet);
-  // Times that a container does not give to packets lie apart; most files need none.
-  bool packets_say_times = t.frame_pts.size() == t.frame_packet.size();
-  for (size_t i = 0; packets_say_times && i < t.frame_packet.size(); ++i)
-    packets_say_times = t.frame_pts[i] == t.pts[t.frame_packet[i]];
-  flatbuffers::Offset<flatbuffers::Vector<int64_t>> frame_pts;
-  if (!packets_say_times) frame_pts = b.CreateVector(t.frame_pts);
   const auto direct_off = b.CreateString(t.direct_read_off);
   const auto skipping_off = b.CreateString(t.skipping_off);
   fb::StreamBuilder f(b);
@@ -94,7 +88,6 @@ std::string serialize_video(const Video& video) {
   f.add_dts(dts);
   f.add_flags(flags);
   f.add_frame_packet(frame_packet);
-  if (!packets_say_times) f.add_frame_pts(frame_pts);
   f.add_direct_read(t.direct_read);
   f.add_direct_read_off(direct_off);
   f.add_skipping(t.skipping);

@@ -145,10 +145,10 @@ TEST_F(CatalogueTest, MoreVideosThanOnePieceComeBackInOrder) {
   EXPECT_EQ(c->video(12345)->table.frame_count(), 1 + 12345 % 7);
 }
 
-TEST_F(CatalogueTest, TimesOtherThanThePacketsAreKept) {
+TEST_F(CatalogueTest, TimesThatPacketsDoNotGiveAreWorkedOutAgain) {
   Video video = made_up_video("/there/a.avi", 3, 25);
   video.table.pts = {media::kNoTime, media::kNoTime, media::kNoTime};
-  video.table.frame_pts = {0, 40, 95};
+  video.table.dts = {0, 95, 40};
   const std::string bytes = serialize_video(video);
   const Video again =
       parse_video({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "a test");

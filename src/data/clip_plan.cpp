@@ -149,6 +149,11 @@ void ClipOptions::bind(config::Binder& b) {
   b.choice("sample_by", sample_by, {"item", "duration"},
            "what the order runs over: items, or windows of window_s seconds of them");
   b.key("window_s", window_s, "seconds, with sample_by: duration").range(0.01, 1e7);
+  b.choice(
+      "damaged", damaged, {"replace", "keep"},
+      "training clips with pictures that the decoder patched up: another clip, or as they are");
+  b.choice("loop_filter", loop_filter, {"exact", "skip_unreferenced"},
+           "exact; or leave deblocking out of frames that no other refers to: other pixels");
 }
 
 void RandomResizedCropOptions::bind(config::Binder& b) {

@@ -24,6 +24,8 @@ struct ClipOptions {
   std::string filter = "bilinear";
   std::string sample_by = "item";  // or "duration": windows of window_s seconds of each item
   double window_s = 10;
+  std::string damaged = "replace";    // or "keep": clips whose pictures the decoder patched up
+  std::string loop_filter = "exact";  // or "skip_unreferenced": faster, other pixels
 
   void bind(config::Binder& b);
 };

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <filesystem>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <thread>
 #include <tuple>
@@ -17,7 +16,7 @@
 #include "data/index_journal.h"
 #include "data/index_ranks.h"
 #include "data/sources.h"
-#include "media/clip_decoder.h"
+#include "media/trial.h"
 
 namespace keiko::data {
 namespace {
@@ -56,15 +55,10 @@ Video scan(Env* env, const std::string& path, bool verify) {
   video.file.path = path;
   video.file.size = status.size;
   video.file.mtime_ns = status.mtime_ns;
-  video.table = media::scan_video(path);
+  video.table = media::scan_video(path, env);
   video.file.content_hash = sampled_xxh3_of_file(path);
   if (verify) {
-    std::vector<int64_t> all(size_t(video.table.frame_count()));
-    std::iota(all.begin(), all.end(), int64_t{0});
-    media::CpuClipDecoder(env).decode_frames(video.table, path, all,
-                                             [](int64_t, const AVFrame&) {});
-    if (video.table.corrupt_packets > 0)
-      fail(ErrorKind::kData, "{}: {} damaged packets", path, video.table.corrupt_packets);
+    media::verify_video(env, path, video.table);
     video.file.is_verified = true;
   }
   return video;

@@ -18,7 +18,7 @@ struct IndexOptions {
   std::vector<std::string> sources;  // see find_videos
   std::string out;                   // NAME.kix
   int threads = 1;                   // videos scanned side by side
-  bool verify = false;               // decode every frame; damaged videos are left out
+  bool verify = false;  // decode everything, try the shortcuts; damaged videos are left out
   int64_t rank = 0, world_size = 1;  // all ranks see the same folders
   double timeout_s = 600;            // longest wait for a rank that makes no progress
 };

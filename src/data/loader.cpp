@@ -177,6 +177,10 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
     request.flip = plan.flip;
     request.filter =
         options.filter == "bicubic" ? media::Filter::kBicubic : media::Filter::kBilinear;
+    if (options.loop_filter == "skip_unreferenced")
+      request.loop_filter = media::LoopFilter::kSkipUnreferenced;
+    // In evaluation every item counts, so a picture that the decoder patched up counts as it is.
+    request.allow_concealed = !training_ || options.damaged == "keep";
     request.out = slot.batch.video.data() + index * 3 * channel;
     request.channel_stride = channel;
     std::string reason;
@@ -185,6 +189,8 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
       try_reading([&] { cost = with.decode(request); });
       std::lock_guard lock(mutex_);
       slot.batch.cost.opens += cost.opens;
+      slot.batch.cost.file_opens += cost.file_opens;
+      slot.batch.cost.complaints += cost.complaints;
       slot.batch.cost.reads += cost.reads;
       slot.batch.cost.bytes += cost.bytes;
       slot.batch.cost.packets_decoded += cost.packets_decoded;
