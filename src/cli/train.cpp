@@ -27,7 +27,8 @@ int show_plan(const LoadedRecipe& loaded) {
   const int64_t parameters = objective->parameters().count();
   std::printf(
       "run folder      %s\ndata            %s\nobjective       %s, %s parameters trained\n"
-      "steps           %s of %lld clips, %.2f epochs\nclip            %lld frames, every %lld, "
+      "steps           %s of %lld clips, %.2f epochs\nclip            %lld frames, every %lld of "
+      "%s, "
       "%lld pixels\n"
       "FLOPs a clip    %.3g (forward and backward)\nprecision       %s\n"
       "threads         %d compute, %d decode\nmemory          %s for weights, gradients and "
@@ -36,6 +37,7 @@ int show_plan(const LoadedRecipe& loaded) {
       report::count_text(parameters).c_str(), report::count_text(steps).c_str(),
       static_cast<long long>(r.batch_size), double(steps) / epoch_steps,
       static_cast<long long>(r.clip.num_frames), static_cast<long long>(r.clip.sampling_rate),
+      r.clip.fps > 0 ? fmt::format("{:g} a second", r.clip.fps).c_str() : "the video's",
       static_cast<long long>(r.clip.size), objective->flops_per_clip(),
       train::resolve_precision(r).c_str(), threads.compute, threads.decode,
       report::bytes_text(16.0 * double(parameters)).c_str());

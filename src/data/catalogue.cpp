@@ -267,8 +267,8 @@ Item Catalogue::parse_item(const uint8_t* bytes, int64_t index) const {
   // Negated, so that a NaN is refused too.
   if (item.video >= uint64_t(video_count_) || item.label < -1 ||
       item.label >= std::max<int64_t>(1, int64_t(class_names_.size())) || item.first_frame < 0 ||
-      item.frame_count <= 0 || !(item.duration_s >= 0 && item.duration_s < 1e12) ||
-      !(item.fps >= 0 && item.fps < 1e12))
+      item.frame_count <= 0 || item.frame_count > int64_t{1} << 40 ||
+      !(item.duration_s >= 0 && item.duration_s < 1e12) || !(item.fps >= 0 && item.fps < 1e12))
     damaged(path_, fmt::format("item {}", index));
   return item;
 }
@@ -316,7 +316,8 @@ Catalogue::Entry Catalogue::parse_entry(const uint8_t* bytes, uint32_t index,
     damaged(path_, fmt::format("the place of video {}", index));
   std::string checked(reinterpret_cast<const char*>(bytes), kVideoSize - 8);
   if (path_offset >= paths_at && path_offset - paths_at + path_size <= paths.size()) {
-    s.file.path.assign(reinterpret_cast<const char*>(&paths[path_offset - paths_at]), path_size);
+    s.file.path.assign(reinterpret_cast<const char*>(paths.data() + (path_offset - paths_at)),
+                       path_size);
   } else {
     s.file.path.resize(path_size);
     file_->read(paths_.offset + int64_t(path_offset),

@@ -76,6 +76,9 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
     if (has_labels) set.labels.push_back(label);
     if (!has_windows) return;
     windows += uint64_t(window_count(item.duration_s, item.frame_count, clip.window_s));
+    if (windows > uint64_t{1} << 62)
+      fail(ErrorKind::kData, "{}: item {} claims {} s; make the catalogue again with keiko index",
+           source.path, index, item.duration_s);
     set.window_ends.push_back(windows);
   });
   if (!has_labels) return;

@@ -146,9 +146,9 @@ ShareReport IndexRanks::wait_for_shares() {
     }
     if (!late.empty())
       fail(ErrorKind::kIo,
-           "{}: rank {} of {} has made no progress for {:.0f} s (its journal is {}-RANK-of-{}). "
-           "Start the job again: what was scanned is kept; a larger --timeout waits longer",
-           out_, late, world_size_, timeout_s_, out_ + ".journal", world_size_);
+           "{}: rank {} of {} has made no progress for {:.0f} s. Start the job again: what was "
+           "scanned is kept; a larger --timeout waits longer",
+           out_, late, world_size_, timeout_s_);
     if (!waiting.empty()) std::this_thread::sleep_for(kPause);
   }
   return sum;
