@@ -26,9 +26,9 @@ struct PacketFacts {
 };
 
 // Reads the packets of one stream in decode order: parameter sets are remembered. Not thread-safe.
-class PacketReader {
+class HeaderReader {
  public:
-  virtual ~PacketReader() = default;
+  virtual ~HeaderReader() = default;
   // Never throws and never reads outside `packet`, whatever it holds.
   virtual PacketFacts read(std::span<const uint8_t> packet) = 0;
   // True when, in a container that gives every packet its time, shown frames and random access may
@@ -37,15 +37,17 @@ class PacketReader {
 };
 
 // The reader for the stream's codec, or null when there are no rules for it.
-std::unique_ptr<PacketReader> make_packet_reader(const StreamParameters& stream);
+std::unique_ptr<HeaderReader> make_header_reader(const StreamParameters& stream);
 
 // The readers, one file each.
-std::unique_ptr<PacketReader> make_h264_reader(const StreamParameters& stream);  // ITU-T H.264
-std::unique_ptr<PacketReader> make_hevc_reader(const StreamParameters& stream);  // ITU-T H.265
-std::unique_ptr<PacketReader> make_vp8_reader();                                 // RFC 6386
-std::unique_ptr<PacketReader> make_vp9_reader();    // VP9 bitstream specification, v0.6
-std::unique_ptr<PacketReader> make_av1_reader();    // AV1 bitstream specification, errata 1
-std::unique_ptr<PacketReader> make_mpeg2_reader();  // ISO/IEC 11172-2, 13818-2
-std::unique_ptr<PacketReader> make_mpeg4_reader();  // ISO/IEC 14496-2
+std::unique_ptr<HeaderReader> make_h264_header_reader(
+    const StreamParameters& stream);  // ITU-T H.264
+std::unique_ptr<HeaderReader> make_hevc_header_reader(
+    const StreamParameters& stream);                       // ITU-T H.265
+std::unique_ptr<HeaderReader> make_vp8_header_reader();    // RFC 6386
+std::unique_ptr<HeaderReader> make_vp9_header_reader();    // VP9 bitstream specification, v0.6
+std::unique_ptr<HeaderReader> make_av1_header_reader();    // AV1 bitstream specification, errata 1
+std::unique_ptr<HeaderReader> make_mpeg2_header_reader();  // ISO/IEC 11172-2, 13818-2
+std::unique_ptr<HeaderReader> make_mpeg4_header_reader();  // ISO/IEC 14496-2
 
 }  // namespace keiko::media

@@ -103,7 +103,7 @@ FrameHeader read_frame_header(BitReader& b, const SequenceHeader& s) {
   return f;
 }
 
-class Av1Reader : public PacketReader {
+class Av1Reader : public HeaderReader {
  public:
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
@@ -157,6 +157,6 @@ class Av1Reader : public PacketReader {
 
 }  // namespace
 
-std::unique_ptr<PacketReader> make_av1_reader() { return std::make_unique<Av1Reader>(); }
+std::unique_ptr<HeaderReader> make_av1_header_reader() { return std::make_unique<Av1Reader>(); }
 
 }  // namespace keiko::media

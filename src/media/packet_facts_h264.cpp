@@ -5,7 +5,7 @@
 namespace keiko::media {
 namespace {
 
-class H264Reader : public PacketReader {
+class H264Reader : public HeaderReader {
  public:
   explicit H264Reader(const StreamParameters& stream)
       : length_size_(nal_length_size(stream.extradata, 4)),
@@ -53,7 +53,7 @@ class H264Reader : public PacketReader {
 
 }  // namespace
 
-std::unique_ptr<PacketReader> make_h264_reader(const StreamParameters& stream) {
+std::unique_ptr<HeaderReader> make_h264_header_reader(const StreamParameters& stream) {
   return std::make_unique<H264Reader>(stream);
 }
 

@@ -12,7 +12,7 @@ constexpr int kRaslN = 8, kRaslR = 9, kBlaFirst = 16, kBlaLast = 18, kIdrWithRad
               kIdrAlone = 20, kCra = 21, kLastSlice = 31, kPps = 34, kEndOfSequence = 36,
               kEndOfBitstream = 37;
 
-class HevcReader : public PacketReader {
+class HevcReader : public HeaderReader {
  public:
   explicit HevcReader(const StreamParameters& stream)
       : length_size_(nal_length_size(stream.extradata, 21)) {
@@ -102,7 +102,7 @@ class HevcReader : public PacketReader {
 
 }  // namespace
 
-std::unique_ptr<PacketReader> make_hevc_reader(const StreamParameters& stream) {
+std::unique_ptr<HeaderReader> make_hevc_header_reader(const StreamParameters& stream) {
   return std::make_unique<HevcReader>(stream);
 }
 

@@ -16,7 +16,7 @@ void for_each_start_code(std::span<const uint8_t> packet, Visit visit) {
     }
 }
 
-class Mpeg2Reader : public PacketReader {
+class Mpeg2Reader : public HeaderReader {
  public:
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
@@ -34,7 +34,7 @@ class Mpeg2Reader : public PacketReader {
   bool is_conclusive() const override { return false; }
 };
 
-class Mpeg4Reader : public PacketReader {
+class Mpeg4Reader : public HeaderReader {
  public:
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
@@ -55,7 +55,7 @@ class Mpeg4Reader : public PacketReader {
 
 }  // namespace
 
-std::unique_ptr<PacketReader> make_mpeg2_reader() { return std::make_unique<Mpeg2Reader>(); }
-std::unique_ptr<PacketReader> make_mpeg4_reader() { return std::make_unique<Mpeg4Reader>(); }
+std::unique_ptr<HeaderReader> make_mpeg2_header_reader() { return std::make_unique<Mpeg2Reader>(); }
+std::unique_ptr<HeaderReader> make_mpeg4_header_reader() { return std::make_unique<Mpeg4Reader>(); }
 
 }  // namespace keiko::media

@@ -9,7 +9,7 @@
 namespace keiko::media {
 namespace {
 
-class Vp8Reader : public PacketReader {
+class Vp8Reader : public HeaderReader {
  public:
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
@@ -22,7 +22,7 @@ class Vp8Reader : public PacketReader {
   bool is_conclusive() const override { return true; }
 };
 
-class Vp9Reader : public PacketReader {
+class Vp9Reader : public HeaderReader {
  public:
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
@@ -72,7 +72,7 @@ class Vp9Reader : public PacketReader {
 
 }  // namespace
 
-std::unique_ptr<PacketReader> make_vp8_reader() { return std::make_unique<Vp8Reader>(); }
-std::unique_ptr<PacketReader> make_vp9_reader() { return std::make_unique<Vp9Reader>(); }
+std::unique_ptr<HeaderReader> make_vp8_header_reader() { return std::make_unique<Vp8Reader>(); }
+std::unique_ptr<HeaderReader> make_vp9_header_reader() { return std::make_unique<Vp9Reader>(); }
 
 }  // namespace keiko::media

@@ -258,7 +258,7 @@ PacketTable scan_video(const std::string& path, Env* env) {
     fail(ErrorKind::kData, "{}: this FFmpeg has no decoder for {}", path, codec);
 
   table.direct_read = true;
-  const std::unique_ptr<PacketReader> reader = make_packet_reader(table.stream);
+  const std::unique_ptr<HeaderReader> reader = make_header_reader(table.stream);
   StreamFacts stream_facts;
   std::vector<uint8_t> scratch;
   while (const AVPacket* packet = demuxer.next()) {
