@@ -13,6 +13,7 @@ using Action = std::function<int()>;
 
 void add_synth(CLI::App& app, Action& action);
 void add_index(CLI::App& app, Action& action);
+void add_pack(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_decode(CLI::App& app, Action& action);
 void add_preview(CLI::App& app, Action& action);

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   cli::Action action;
   cli::add_synth(app, action);
   cli::add_index(app, action);
+  cli::add_pack(app, action);
   cli::add_inspect(app, action);
   cli::add_decode(app, action);
   cli::add_preview(app, action);

@@ -52,6 +52,7 @@ std::string serialize_video(const Video& video) {
   const auto frame_packet = b.CreateVector(t.frame_packet);
   const auto direct_off = b.CreateString(t.direct_read_off);
   const auto skipping_off = b.CreateString(t.skipping_off);
+  const auto member = b.CreateString(video.file.member.name);
   fb::StreamBuilder f(b);
   f.add_path(path);
   f.add_file_size(video.file.size);
@@ -95,6 +96,10 @@ std::string serialize_video(const Video& video) {
   f.add_mapped_by_decoding(t.mapped_by_decoding);
   f.add_corrupt_packets(t.corrupt_packets);
   f.add_verified(video.file.is_verified);
+  f.add_member(member);
+  f.add_member_offset(video.file.member.offset);
+  f.add_member_size(video.file.member.size);
+  f.add_member_hash(video.file.member.hash);
   b.Finish(f.Finish());
   return {reinterpret_cast<const char*>(b.GetBufferPointer()), b.GetSize()};
 }
@@ -104,8 +109,12 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
   if (!verifier.VerifyBuffer<fb::Stream>(nullptr)) damaged(source, "a video's record is malformed");
   const fb::Stream* f = flatbuffers::GetRoot<fb::Stream>(bytes.data());
   Video video;
-  video.file = {to_string(f->path()), f->file_size(), f->file_mtime_ns(), f->content_hash(),
-                f->verified()};
+  video.file = {to_string(f->path()),
+                f->file_size(),
+                f->file_mtime_ns(),
+                f->content_hash(),
+                f->verified(),
+                {to_string(f->member()), f->member_offset(), f->member_size(), f->member_hash()}};
   media::PacketTable& t = video.table;
   media::StreamParameters& s = t.stream;
   s.stream_index = f->stream_index();
@@ -147,6 +156,9 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
   t.corrupt_packets = f->corrupt_packets();
 
   // A record that is well-formed may still lie: everything later code relies on is checked here.
+  const VideoFile::Member& m = video.file.member;
+  if (m.offset < 0 || m.size < 0 || m.offset > video.file.size - m.size)
+    damaged(source, "a member outside its shard");
   const size_t packets = t.size.size();
   if (t.position.size() != packets || t.pts.size() != packets || t.dts.size() != packets ||
       t.flags.size() != packets)
@@ -198,7 +210,16 @@ bool Catalogue::is_one(Env* env, const std::string& path) {
   return std::memcmp(start, kCatalogueMagic, sizeof(start)) == 0;
 }
 
-std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& path) {
+std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& given) {
+  std::string path = given;
+  if (env->status(given).is_folder) {
+    path = (fs::path(given) / "pack.kix").string();
+    if (!env->status(path).exists)
+      fail(ErrorKind::kData,
+           "{}: a folder without pack.kix; finish the pack (keiko pack goes on where it stopped), "
+           "or give a catalogue",
+           given);
+  }
   if (!is_one(env, path))
     fail(ErrorKind::kData, "{}: not a catalogue; make one with keiko index", path);
   std::shared_ptr<Catalogue> c(new Catalogue);

@@ -28,6 +28,16 @@ struct VideoFile {
   int64_t mtime_ns = 0;
   uint64_t content_hash = 0;  // sampled_xxh3_of_file
   bool is_verified = false;   // every frame was decoded while indexing
+
+  // Of a packed video, whose file is a tar shard. Positions in its table count from the shard's
+  // start.
+  struct Member {
+    std::string name;    // empty: the file is the video itself
+    int64_t offset = 0;  // of its first byte in the shard
+    int64_t size = 0;    // bytes
+    uint64_t hash = 0;   // xxh3 of its bytes
+  };
+  Member member = {};
 };
 
 struct Video {
@@ -61,8 +71,8 @@ class Catalogue {
  public:
   // True when the file starts as a catalogue does, whatever its version or state.
   static bool is_one(Env* env, const std::string& path);
-  // Throws Error(kIo) when the file cannot be read and Error(kData) when it is torn, of an unknown
-  // version, or not a catalogue.
+  // `path` may be a pack's folder: then its pack.kix is opened. Throws Error(kIo) when the file
+  // cannot be read and Error(kData) when it is torn, of an unknown version, or not a catalogue.
   static std::shared_ptr<const Catalogue> open(Env* env, const std::string& path);
 
   const std::string& path() const { return path_; }

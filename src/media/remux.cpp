@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 #include "media/decode_plan.h"
-#include "media/demux.h"
 #include "media/file_buffer.h"
 #include "media/frame_decoder.h"
+#include "media/packet_reader.h"
 
 namespace keiko::media {
 namespace {
@@ -66,43 +66,6 @@ Times times_of(const PacketTable& table, uint32_t first, uint32_t count) {
   return t;
 }
 
-// Hands out packets [first, first + count) in order.
-class PacketSource {
- public:
-  PacketSource(Env* env, const PacketTable& table, const std::string& path, uint32_t first)
-      : table_(table), path_(path) {
-    if (table.direct_read) {
-      file_ = env->open(path);
-      return;
-    }
-    demuxer_ = std::make_unique<Demuxer>(path, table.stream.stream_index);
-    for (uint32_t p = 0; p < first; ++p) next_demuxed();
-  }
-  std::span<const uint8_t> get(uint32_t p) {
-    if (!file_) {
-      const AVPacket* packet = next_demuxed();
-      return {packet->data, size_t(packet->size)};
-    }
-    bytes_.resize(table_.size[p]);
-    file_->read(table_.position[p], bytes_);
-    return bytes_;
-  }
-
- private:
-  const AVPacket* next_demuxed() {
-    const AVPacket* packet = demuxer_->next();
-    if (packet == nullptr)
-      fail(ErrorKind::kData, "{}: ends early; it changed since it was indexed", path_);
-    return packet;
-  }
-
-  const PacketTable& table_;
-  const std::string& path_;
-  std::unique_ptr<ReadableFile> file_;
-  std::unique_ptr<Demuxer> demuxer_;
-  std::vector<uint8_t> bytes_;
-};
-
 std::vector<uint8_t> write_file(Env* env, const PacketTable& table, const std::string& path,
                                 const char* container, const Times& times, uint32_t first) {
   const CodecPointer context = make_codec_context(table.stream);
@@ -111,7 +74,7 @@ std::vector<uint8_t> write_file(Env* env, const PacketTable& table, const std::s
   avcodec_parameters_from_context(stream.get(), context.get());
   stream->sample_aspect_ratio = {table.stream.sample_aspect_num, table.stream.sample_aspect_den};
   FileBuffer file(container, *stream, times.time_base, table.stream.rotation);
-  PacketSource source(env, table, path, first);
+  PacketReader source(env, table, path);
   const PacketPointer packet(av_packet_alloc());
   const size_t n = times.pts.size();
   for (size_t i = 0; i < n; ++i) {

@@ -1,0 +1,74 @@
+#include "media/packet_reader.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "media/decode_plan.h"
+#include "media/frame_decoder.h"
+
+namespace keiko::media {
+
+PacketReader::PacketReader(Env* env, const PacketTable& table, const std::string& path)
+    : table_(table), path_(path) {
+  if (table.direct_read)
+    file_ = env->open(path);
+  else
+    demuxer_ = std::make_unique<Demuxer>(path, table.stream.stream_index);
+}
+
+std::span<const uint8_t> PacketReader::get(uint32_t ordinal) {
+  if (file_) {
+    bytes_.resize(table_.size[ordinal]);
+    file_->read(table_.position[ordinal], bytes_);
+    return bytes_;
+  }
+  for (; next_ <= ordinal; ++next_) {
+    packet_ = demuxer_->next();
+    if (packet_ == nullptr)
+      fail(ErrorKind::kData, "{}: ends before packet {}; it changed since it was indexed", path_,
+           ordinal);
+  }
+  return {packet_->data, size_t(packet_->size)};
+}
+
+void decode_in_order(Env* env, const PacketTable& table, const std::string& path,
+                     std::span<const int64_t> frames,
+                     const std::function<void(int64_t, const AVFrame&)>& receive) {
+  const DecodePlan plan = plan_decode(table, frames);
+  std::vector<std::pair<uint32_t, uint32_t>> wanted;  // packet ordinal, place in `frames`
+  for (size_t i = 0; i < frames.size(); ++i)
+    wanted.emplace_back(table.frame_packet[size_t(frames[i])], uint32_t(i));
+  std::sort(wanted.begin(), wanted.end());
+  size_t next = 0;  // the place in `frames` that must come now
+  const auto take = [&](uint32_t ordinal, const AVFrame& frame) {
+    const auto found = std::lower_bound(wanted.begin(), wanted.end(), std::pair(ordinal, 0u));
+    if (found == wanted.end() || found->first != ordinal || found->second < next) return;
+    if (found->second > next)
+      fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
+           frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
+    if (frame.decode_error_flags != 0 || (frame.flags & AV_FRAME_FLAG_CORRUPT) != 0)
+      fail(ErrorKind::kData, "{}: frame {} is damaged (the {} decoder concealed it)", path,
+           frames[next], table.stream.codec);
+    receive(frames[next++], frame);
+  };
+  PacketReader reader(env, table, path);
+  FrameDecoder decoder(table.stream);
+  size_t restart = 0;
+  for (size_t i = 0; i < plan.packets.size() && next < frames.size(); ++i) {
+    if (restart < plan.restarts.size() && plan.restarts[restart] == i) {
+      if (i > 0) {
+        decoder.drain(take);
+        decoder.restart();
+      }
+      ++restart;
+    }
+    const uint32_t p = plan.packets[i];
+    decoder.feed(reader.get(p), p, (table.flags[p] & kDiscard) != 0, take);
+  }
+  if (next < frames.size()) decoder.drain(take);
+  if (next < frames.size())
+    fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
+         frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
+}
+
+}  // namespace keiko::media

@@ -1,0 +1,45 @@
+// A video's packets and frames from front to back, one at a time: for work that passes over whole
+// videos, where reading all bytes of a plan at once would need memory for all of them.
+
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/env.h"
+#include "media/demux.h"
+#include "media/ffmpeg.h"
+#include "media/packet_table.h"
+
+namespace keiko::media {
+
+// Not thread-safe. `table` and `path` outlive the reader.
+class PacketReader {
+ public:
+  // Opens the file: directly when the table allows it, through libavformat otherwise.
+  PacketReader(Env* env, const PacketTable& table, const std::string& path);
+
+  // The bytes of a packet, valid until the next call. Ordinals are asked for in ascending order.
+  // Throws Error(kData) when the file ends before it, Error(kIo).
+  std::span<const uint8_t> get(uint32_t ordinal);
+
+ private:
+  const PacketTable& table_;
+  const std::string& path_;
+  std::unique_ptr<ReadableFile> file_;
+  std::unique_ptr<Demuxer> demuxer_;
+  const AVPacket* packet_ = nullptr;
+  uint32_t next_ = 0;
+  std::vector<uint8_t> bytes_;
+};
+
+// Decodes `frames` (presentation indices, ascending, unique) in one pass with memory for a few
+// frames. `receive` gets each once, in order, valid during the call. Throws Error(kData) naming the
+// frame that does not come out or that the decoder reports damaged, Error(kIo).
+void decode_in_order(Env* env, const PacketTable& table, const std::string& path,
+                     std::span<const int64_t> frames,
+                     const std::function<void(int64_t index, const AVFrame& frame)>& receive);
+
+}  // namespace keiko::media
