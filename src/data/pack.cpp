@@ -23,6 +23,12 @@ using nlohmann::ordered_json;
 
 constexpr int64_t kMostComparedItems = 64;  // items whose quality is measured
 
+// Without its name on the disk a folder, and all work in it, is gone after a power cut.
+void make_durable_folder(Env* env, const std::string& path) {
+  env->make_folder(path);
+  env->sync_folder(parent_folder(path));
+}
+
 void wait_a_little() { std::this_thread::sleep_for(std::chrono::milliseconds(200)); }
 
 // Runs `work(i)` for i in [0, count) on `threads` threads. The first error stops all and is thrown.
@@ -67,7 +73,7 @@ PackPlan agree_on_plan(Env* env, const Catalogue& catalogue, const PackOptions& 
     const FileStatus status = env->status(o.out);
     if (status.exists && !status.is_folder)
       fail(ErrorKind::kUsage, "--out {}: exists and is not a folder", o.out);
-    env->make_folder(o.out);
+    make_durable_folder(env, o.out);
     if (!plan_exists()) {
       for (const std::string& name : env->list(o.out))
         if (!name.ends_with(".tmp"))
@@ -142,7 +148,7 @@ void pack_own_shards(Env* env, const Catalogue& catalogue, const PackOptions& o,
     shards.push_back(std::make_unique<Own>(s, last - first));
     for (int64_t i = first; i < last; ++i) work.emplace_back(i, shards.back().get());
   }
-  if (!work.empty()) env->make_folder(parts);
+  if (!work.empty()) make_durable_folder(env, parts);
   std::mutex mutex;
   int64_t done = total - int64_t(work.size()), bad = 0;
   in_parallel(o.threads, int64_t(work.size()), [&](int64_t w) {
