@@ -243,7 +243,7 @@ void add_pack(CLI::App& app, Action& action) {
       ->check(CLI::Range(0.0, 1000.0));
   c->add_flag("--keep-rate", o->keep_rate,
               "Keep every frame, and so every temporal phase (as --fps 0)");
-  c->add_option("--crf", o->crf, "x264 quality, 0 best [speed 19, size 23]")
+  c->add_option("--crf", o->crf, "x264 quality, 0 best [speed 18, size 23]")
       ->check(CLI::Range(0, 51));
   c->add_option("--gop", o->gop, "Frames from key frame to key frame, at most [speed 16, size 48]")
       ->check(CLI::Range(1, 1000));

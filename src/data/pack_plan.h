@@ -18,7 +18,7 @@ struct PackChoice {
   std::string purpose = "speed";           // "speed", "size" or "exact"
   int short_side = 256;                    // pixels; 0 keeps the size; never enlarges
   double frames_per_second = 0;            // at most; 0 keeps every frame
-  int crf = 19;                            // x264 quality, 0 best, 51 worst
+  int crf = 18;                            // x264 quality, 0 best, 51 worst
   int gop = 16;                            // frames from key frame to key frame, at most
   int64_t shard_bytes = int64_t{1} << 30;  // of source video that a shard takes, about
 

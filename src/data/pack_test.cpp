@@ -311,7 +311,7 @@ TEST_F(Pack, OtherOptionsAreRefusedWithTheDifferenceUnlessRestarted) {
   o.choice.crf = 30;
   o.choice.gop = 8;
   const std::string message = error_of([&] { make_pack(env, o, {}); });
-  EXPECT_NE(message.find("--crf was 19, is 30; --gop was 16, is 8"), std::string::npos) << message;
+  EXPECT_NE(message.find("--crf was 18, is 30; --gop was 16, is 8"), std::string::npos) << message;
   o.restart = true;
   EXPECT_EQ(make_pack(env, o, {}).reused_items, 0);
 }

@@ -69,6 +69,9 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
   if (next < frames.size())
     fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
          frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
+  if (decoder.complaints() > 0)
+    fail(ErrorKind::kData, "{}: damaged; the {} decoder refused {} of {} packets", path,
+         table.stream.codec, decoder.complaints(), plan.packets.size());
 }
 
 }  // namespace keiko::media

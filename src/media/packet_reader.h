@@ -37,7 +37,8 @@ class PacketReader {
 
 // Decodes `frames` (presentation indices, ascending, unique) in one pass with memory for a few
 // frames. `receive` gets each once, in order, valid during the call. Throws Error(kData) naming the
-// frame that does not come out or that the decoder reports damaged, Error(kIo).
+// frame that does not come out or that the decoder reports damaged, or when packets were refused;
+// Error(kIo).
 void decode_in_order(Env* env, const PacketTable& table, const std::string& path,
                      std::span<const int64_t> frames,
                      const std::function<void(int64_t index, const AVFrame& frame)>& receive);

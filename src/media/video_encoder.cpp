@@ -20,7 +20,8 @@ std::string x264_parameters(const VideoEncoderOptions& o) {
   const int b_frames = std::clamp(o.gop - 2, 0, 7);
   return fmt::format(
       "no-mbtree=1:no-psy=1:no-cabac=1:no-deblock=1:weightp=0:weightb=0:ref=1:b-pyramid=none:"
-      "b-adapt=0:scenecut=0:direct=spatial:rc-lookahead=8:bframes={}",
+      "b-adapt=0:scenecut=0:direct=spatial:rc-lookahead=8:aq-mode=2:me=umh:merange=24:subme=9:"
+      "trellis=2:bframes={}",
       b_frames);
 }
 

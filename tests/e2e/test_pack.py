@@ -194,5 +194,5 @@ def test_wrong_options_are_refused(pack, options, words):
 def test_other_options_than_before_are_refused_with_the_difference(pack):
     pack("p")
     done = pack("p", "--crf", 30, check=False)
-    assert done.returncode == 2 and "--crf was 19, is 30" in done.stderr, done.stderr
+    assert done.returncode == 2 and "--crf was 18, is 30" in done.stderr, done.stderr
     pack("p", "--crf", 30, "--restart")
