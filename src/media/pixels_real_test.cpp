@@ -182,6 +182,7 @@ TEST(RealPixels, BothWaysAgreeWithTheFfmpegCommandLine) {
   if (!ffmpeg_has_zscale()) GTEST_SKIP() << kNoZscale;
   std::map<Filter, double> worst = {{Filter::kBilinear, 99}, {Filter::kBicubic, 99}};
   std::map<Filter, double> worst_with_borders = worst;
+  std::map<Filter, std::string> worst_path;
   for (const RealFrame& real : real_frames()) {
     int trial = 0;
     for (Filter filter : {Filter::kBilinear, Filter::kBicubic}) {
@@ -224,14 +225,15 @@ TEST(RealPixels, BothWaysAgreeWithTheFfmpegCommandLine) {
       const double psnr = distance(interior(fast, g), interior(truth, g)).psnr;
       EXPECT_GE(distance(interior(reference, g), interior(truth, g)).psnr, 45);
       EXPECT_GE(psnr, 45);
+      if (psnr < worst[filter]) worst_path[filter] = real.path;
       worst[filter] = std::min(worst[filter], psnr);
       worst_with_borders[filter] = std::min(worst_with_borders[filter], distance(fast, truth).psnr);
     }
   }
   for (auto [filter, psnr] : worst)
-    std::printf("%zu frames, %s: smallest PSNR %.1f dB, with the borders %.1f dB\n",
+    std::printf("%zu frames, %s: smallest PSNR %.1f dB, with the borders %.1f dB (%s)\n",
                 real_frames().size(), filter == Filter::kBilinear ? "bilinear" : "bicubic", psnr,
-                worst_with_borders[filter]);
+                worst_with_borders[filter], worst_path[filter].c_str());
 }
 
 // A real picture as the format, range, matrix and siting of a case, then both ways beside the
