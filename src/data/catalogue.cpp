@@ -183,6 +183,8 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
 VideoSummary summarize(const Video& video) {
   VideoSummary summary;
   summary.file = video.file;
+  // What tells one video from another: of a packed one not the shard's content, but its own.
+  if (!video.file.member.name.empty()) summary.file.content_hash = video.file.member.hash;
   summary.frame_count = video.table.frame_count();
   summary.direct_read = video.table.direct_read;
   const bool has_times = times_are_usable(video.table);

@@ -47,7 +47,7 @@ struct Video {
   bool has_times = false;
 };
 
-// What is known of a video without its table.
+// What is known of a video without its table. A packed video's content_hash is its member's.
 struct VideoSummary {
   VideoFile file;
   int64_t frame_count = 0;  // shown frames
@@ -95,7 +95,8 @@ class Catalogue {
   // All summaries in order, read in large pieces. Throws as item().
   void each_summary(
       const std::function<void(uint32_t index, const VideoSummary& summary)>& visit) const;
-  // VideoFile::content_hash of every video, 8 bytes each. Throws Error(kData) when damaged.
+  // VideoFile::content_hash of every video (of a packed one its member's hash), 8 bytes each.
+  // Throws Error(kData) when damaged.
   std::vector<uint64_t> content_hashes() const;
 
   // The table is kept for the next call while memory allows (4 million packets).

@@ -113,7 +113,7 @@ void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const 
                           {"skipped", skipped}};
   publish(env, shard_path(folder, shard, ".json"), json_text(j) + "\n");
 
-  CatalogueWriter writer(shard_path(folder, shard, ".kix"));
+  CatalogueWriter writer(env, shard_path(folder, shard, ".kix"));
   writer.set_class_names(source.class_names());
   const uint64_t content_hash = sampled_xxh3_of_file(tar);
   for (auto& [item, video] : members) {
@@ -124,7 +124,7 @@ void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const 
     item.video = writer.add_video(video);
     writer.add_item(item);
   }
-  writer.publish(env);
+  writer.publish();
   for (const std::string& path : done) env->remove(path);
 }
 
@@ -146,7 +146,7 @@ ShardSummary read_shard_summary(Env* env, const std::string& folder, int64_t sha
 
 void join_shards(Env* env, const Catalogue& source, const PackPlan& plan,
                  const std::string& folder) {
-  CatalogueWriter writer(folder + "/pack.kix");
+  CatalogueWriter writer(env, folder + "/pack.kix");
   writer.set_class_names(source.class_names());
   for (int64_t s = 0; s < plan.shard_count(); ++s) {
     const auto shard = Catalogue::open(env, shard_path(folder, s, ".kix"));
@@ -156,7 +156,7 @@ void join_shards(Env* env, const Catalogue& source, const PackPlan& plan,
       writer.add_item(item);
     }
   }
-  writer.publish(env);
+  writer.publish();
 }
 
 void check_source(Env* env, const Video& video) {

@@ -161,11 +161,11 @@ TEST_F(Pack, ExactPacksShowTheSourcesFramesBitByBit) {
 TEST_F(Pack, ItemsThatAreStretchesOfOneVideoArePackedByThemselves) {
   const TempFolder folder;
   const auto whole = Catalogue::open(env, source());
-  CatalogueWriter writer(folder.path() + "/windows.kix");
+  CatalogueWriter writer(env, folder.path() + "/windows.kix");
   const uint32_t v = writer.add_video(*whole->video(0));
   for (const auto& [first, count] : {std::pair<int64_t, int64_t>{3, 5}, {8, 16}, {23, 1}})
     writer.add_item({v, -1, first, count});
-  writer.publish(env);
+  writer.publish();
   for (const char* purpose : {"exact", "speed"}) {
     PackOptions o = options(folder.path() + "/" + purpose, purpose);
     o.catalogue = folder.path() + "/windows.kix";

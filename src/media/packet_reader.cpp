@@ -1,6 +1,8 @@
 #include "media/packet_reader.h"
 
 #include <algorithm>
+#include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 #include "media/decode_plan.h"
@@ -13,7 +15,7 @@ PacketReader::PacketReader(Env* env, const PacketTable& table, const std::string
   if (table.direct_read)
     file_ = env->open(path);
   else
-    demuxer_ = std::make_unique<Demuxer>(path, table.stream.stream_index);
+    demuxer_ = std::make_unique<Demuxer>(env, path, table.stream.stream_index);
 }
 
 std::span<const uint8_t> PacketReader::get(uint32_t ordinal) {
@@ -35,20 +37,32 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
                      std::span<const int64_t> frames,
                      const std::function<void(int64_t, const AVFrame&)>& receive) {
   const DecodePlan plan = plan_decode(table, frames);
-  std::vector<std::pair<uint32_t, uint32_t>> wanted;  // packet ordinal, place in `frames`
-  for (size_t i = 0; i < frames.size(); ++i)
-    wanted.emplace_back(table.frame_packet[size_t(frames[i])], uint32_t(i));
-  std::sort(wanted.begin(), wanted.end());
-  size_t next = 0;  // the place in `frames` that must come now
+  struct Wanted {
+    uint32_t packet, turn;
+    size_t place;  // in `frames`
+  };
+  std::vector<Wanted> wanted;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    const size_t f = size_t(frames[i]);
+    wanted.push_back(
+        {table.frame_packet[f], table.frame_turn.empty() ? 0 : table.frame_turn[f], i});
+  }
+  const auto before = [](const Wanted& a, const Wanted& b) {
+    return std::pair(a.packet, a.turn) < std::pair(b.packet, b.turn);
+  };
+  std::sort(wanted.begin(), wanted.end(), before);
+  std::unordered_map<uint32_t, uint32_t> turns;  // frames that came from a packet so far
+  size_t next = 0;                               // the place in `frames` that must come now
   const auto take = [&](uint32_t ordinal, const AVFrame& frame) {
-    const auto found = std::lower_bound(wanted.begin(), wanted.end(), std::pair(ordinal, 0u));
-    if (found == wanted.end() || found->first != ordinal || found->second < next) return;
-    if (found->second > next)
+    const uint32_t turn = table.frame_turn.empty() ? 0 : turns[ordinal]++;
+    const auto found =
+        std::lower_bound(wanted.begin(), wanted.end(), Wanted{ordinal, turn, 0}, before);
+    if (found == wanted.end() || found->packet != ordinal || found->turn != turn ||
+        found->place < next)
+      return;
+    if (found->place > next)
       fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
            frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
-    if (frame.decode_error_flags != 0 || (frame.flags & AV_FRAME_FLAG_CORRUPT) != 0)
-      fail(ErrorKind::kData, "{}: frame {} is damaged (the {} decoder concealed it)", path,
-           frames[next], table.stream.codec);
     receive(frames[next++], frame);
   };
   PacketReader reader(env, table, path);
@@ -63,14 +77,14 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
       ++restart;
     }
     const uint32_t p = plan.packets[i];
-    decoder.feed(reader.get(p), p, (table.flags[p] & kDiscard) != 0, take);
+    decoder.feed(reader.get(p), p, (table.flags[p] & kDiscard) != 0, take, reader.beside());
   }
   if (next < frames.size()) decoder.drain(take);
   if (next < frames.size())
     fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
          frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
   if (decoder.complaints() > 0)
-    fail(ErrorKind::kData, "{}: damaged; the {} decoder refused {} of {} packets", path,
+    fail(ErrorKind::kData, "{}: damaged; the {} decoder complained {} times about {} packets", path,
          table.stream.codec, decoder.complaints(), plan.packets.size());
 }
 

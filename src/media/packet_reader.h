@@ -24,6 +24,9 @@ class PacketReader {
   // The bytes of a packet, valid until the next call. Ordinals are asked for in ascending order.
   // Throws Error(kData) when the file ends before it, Error(kIo).
   std::span<const uint8_t> get(uint32_t ordinal);
+  // What travels beside the bytes of the packet got last (new codec parameters, a palette), valid
+  // as long as they are; null when they were read directly.
+  const AVPacket* beside() const { return packet_; }
 
  private:
   const PacketTable& table_;
