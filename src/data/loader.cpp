@@ -186,7 +186,13 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
     std::string reason;
     const auto decode = [&](media::ClipDecoder& with) {
       media::ClipCost cost;
-      try_reading([&] { cost = with.decode(request); });
+      try {
+        try_reading([&] { cost = with.decode(request); });
+      } catch (const Error& e) {
+        // What a person must know first is that the file is gone or another one.
+        if (e.kind() == ErrorKind::kIo) check_unchanged(*video, true);
+        throw;
+      }
       std::lock_guard lock(mutex_);
       slot.batch.cost.opens += cost.opens;
       slot.batch.cost.file_opens += cost.file_opens;
