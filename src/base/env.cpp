@@ -62,9 +62,9 @@ class PosixWritableFile : public WritableFile {
 
 class PosixReadableFile : public ReadableFile {
  public:
-  PosixReadableFile(const std::string& path, int fd, int64_t size)
-      : ReadableFile(path), fd_(fd), size_(size) {}
+  PosixReadableFile(const std::string& path, int fd) : ReadableFile(path), fd_(fd) {}
 
+  void set_size(int64_t size) { size_ = size; }
   int64_t size() const override { return size_; }
   void read(int64_t offset, std::span<uint8_t> out) const override {
     while (!out.empty()) {
@@ -85,7 +85,7 @@ class PosixReadableFile : public ReadableFile {
 
  private:
   Descriptor fd_;
-  int64_t size_;
+  int64_t size_ = 0;
 };
 
 class PosixEnv : public Env {
@@ -127,16 +127,20 @@ class PosixEnv : public Env {
     if (::fsync(fd.get()) != 0 && errno != EINVAL) fail_io(path, "fsync the folder");
   }
   std::unique_ptr<ReadableFile> open(const std::string& path) override {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) fail_io(path, "open");
+    auto file = std::make_unique<PosixReadableFile>(path, fd);
     struct stat st;
     if (::fstat(fd, &st) != 0) fail_io(path, "stat");
     if (S_ISDIR(st.st_mode)) {
-      ::close(fd);
       errno = EISDIR;
       fail_io(path, "open");
     }
-    return std::make_unique<PosixReadableFile>(path, fd, st.st_size);
+    if (!S_ISREG(st.st_mode))
+      fail(ErrorKind::kIo, "{}: cannot open: not a regular file; write it to a disk first", path);
+    file->set_size(st.st_size);
+    return file;
   }
   FileStatus status(const std::string& path) override {
     struct stat st;

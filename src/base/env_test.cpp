@@ -1,6 +1,7 @@
 #include "base/env.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,6 +31,15 @@ TEST(Env, ErrorsNameThePathAndTheCause) {
     EXPECT_STREQ(e.what(), "/no/such/file: cannot open: No such file or directory");
     EXPECT_EQ(e.kind(), ErrorKind::kIo);
   }
+}
+
+TEST(Env, APipeIsRefusedInsteadOfWaitedFor) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/pipe";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  ::alarm(20);  // a hang must not be one of the whole test program
+  EXPECT_THROW(default_env()->open(path), Error);
+  ::alarm(0);
 }
 
 TEST(Env, AppendToCutsWhatCameAfterTheRecordedLength) {
