@@ -4,6 +4,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/temp_folder.h"
 
 namespace keiko::config {
@@ -139,6 +140,37 @@ TEST(Tree, AliasesThatMultiplyAreRefused) {
     text += "]\n";
   }
   EXPECT_THROW(parse_yaml(text, "bomb.yaml"), Error);
+}
+
+TEST(Tree, HostileTextIsRefusedSoonAndInLittleMemory) {
+  const auto repeat = [](const std::string& text, int times) {
+    std::string out;
+    for (int i = 0; i < times; ++i) out += text;
+    return out;
+  };
+  std::string laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c <= 'z'; ++c)
+    laughs += fmt::format("{}: &{} [{}]\n", c, c, repeat(fmt::format("*{}, ", char(c - 1)), 9));
+  std::string keys;
+  for (int i = 0; i < 30'000; ++i) keys += fmt::format("k{}: 1\n", i);
+  const std::pair<const char*, std::string> texts[] = {
+      {"a billion laughs", laughs},
+      {"an alias of itself", "a: &a [*a]"},
+      {"a long value many times",
+       "a: &a " + std::string(1 << 20, 'x') + "\nb: [" + repeat("*a, ", 10'000) + "]"},
+      {"deep lists", repeat("[", 1 << 20)},
+      {"deep maps", repeat("{a: ", 1 << 18)},
+      {"deep blocks", repeat("- ", 1 << 20)},
+      {"many keys", keys},
+      {"a long text", "a: " + std::string(5 << 20, 'x')},
+  };
+  for (const auto& [name, text] : texts) {
+    const double start = monotonic_s();
+    const int64_t memory = resident_bytes();
+    EXPECT_THROW(parse_yaml(text, "hostile.yaml"), Error) << name;
+    EXPECT_LT(monotonic_s() - start, 20) << name;
+    EXPECT_LT(resident_bytes() - memory, 512 << 20) << name;
+  }
 }
 
 }  // namespace

@@ -11,16 +11,31 @@
 namespace keiko::config {
 namespace {
 
-constexpr int kMostNodes = 100'000;
+// No recipe comes near these. A few lines of aliases that multiply would go past any memory, and
+// keys are looked up one after another.
+constexpr int kMostNodes = 20'000;
 constexpr int kDeepest = 64;
+constexpr size_t kMostBytes = size_t{4} << 20;
 
-Node convert(const YAML::Node& in, const std::string& file, int depth, int& budget) {
+// What the rest of a document may still hold.
+struct Budget {
+  int nodes = kMostNodes;
+  size_t bytes = kMostBytes;
+};
+
+Node convert(const YAML::Node& in, const std::string& file, int depth, Budget& budget) {
   Node out;
   out.file = file;
   out.line = in.Mark().line + 1;
-  if (--budget < 0 || depth > kDeepest)
+  if (--budget.nodes < 0 || depth > kDeepest)
     fail(ErrorKind::kUsage, "{}: more than {} values or {} levels; is an alias repeated?",
          out.place(), kMostNodes, kDeepest);
+  if (in.IsScalar()) {
+    if (in.Scalar().size() > budget.bytes)
+      fail(ErrorKind::kUsage, "{}: more than {} bytes of values; is an alias repeated?",
+           out.place(), kMostBytes);
+    budget.bytes -= in.Scalar().size();
+  }
   switch (in.Type()) {
     case YAML::NodeType::Scalar:
       out.kind = Node::Kind::kScalar;
@@ -75,6 +90,13 @@ Node read_chain(const std::string& path, std::vector<std::string>& chain) {
 
 }  // namespace
 
+Node::Node() = default;
+Node::Node(const Node&) = default;
+Node::Node(Node&&) noexcept = default;
+Node& Node::operator=(const Node&) = default;
+Node& Node::operator=(Node&&) noexcept = default;
+Node::~Node() = default;
+
 const Node* Node::find(const std::string& key) const {
   for (const auto& [name, value] : map)
     if (name == key) return &value;
@@ -89,6 +111,9 @@ std::string Node::place() const { return line > 0 ? file + ":" + std::to_string(
 
 Node parse_yaml(const std::string& text, const std::string& file) {
   try {
+    if (text.size() > kMostBytes)
+      fail(ErrorKind::kUsage, "{}: {} bytes; a recipe has at most {}", file, text.size(),
+           kMostBytes);
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) {
       Node empty;
@@ -96,7 +121,7 @@ Node parse_yaml(const std::string& text, const std::string& file) {
       empty.line = 1;
       return empty;
     }
-    int budget = kMostNodes;
+    Budget budget;
     Node node = convert(root, file, 0, budget);
     return node;
   } catch (const YAML::Exception& e) {

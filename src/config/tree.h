@@ -14,6 +14,14 @@ namespace keiko::config {
 struct Node {
   enum class Kind { kScalar, kList, kMap };
 
+  // Defined in tree.cpp, where std::pair<std::string, Node> is complete: clang insists on it.
+  Node();
+  Node(const Node&);
+  Node(Node&&) noexcept;
+  Node& operator=(const Node&);
+  Node& operator=(Node&&) noexcept;
+  ~Node();
+
   Kind kind = Kind::kMap;
   std::string scalar;                             // kScalar: the text, quotes removed
   std::vector<Node> list;                         // kList
@@ -29,7 +37,7 @@ struct Node {
 };
 
 // Parses YAML text. Throws Error(kUsage) with the line on bad syntax, duplicate keys, an empty
-// value, or more than 100,000 nodes (aliases that multiply).
+// value, or more than 20,000 nodes, 64 levels or 4 MiB (aliases that multiply).
 Node parse_yaml(const std::string& text, const std::string& file);
 
 // Reads a recipe file; its `extends` (a path relative to the file) is read first and overlaid: maps
