@@ -13,6 +13,18 @@ namespace keiko {
 uint64_t xxh3(std::span<const uint8_t> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 uint64_t xxh3(std::string_view text) { return XXH3_64bits(text.data(), text.size()); }
 
+bool checksum_holds([[maybe_unused]] std::span<const uint8_t> bytes,
+                    [[maybe_unused]] uint64_t expected) {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  return true;
+#else
+  return xxh3(bytes) == expected;
+#endif
+}
+bool checksum_holds(std::string_view text, uint64_t expected) {
+  return checksum_holds({reinterpret_cast<const uint8_t*>(text.data()), text.size()}, expected);
+}
+
 std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
 
 namespace {

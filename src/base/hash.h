@@ -11,6 +11,12 @@ namespace keiko {
 uint64_t xxh3(std::span<const uint8_t> bytes);
 uint64_t xxh3(std::string_view text);
 
+// True when the bytes have the fingerprint that was written beside them. Readers ask this rather
+// than compare by themselves: the fuzz build takes every checksum for right, or mutated bytes would
+// never get past it.
+bool checksum_holds(std::span<const uint8_t> bytes, uint64_t expected);
+bool checksum_holds(std::string_view text, uint64_t expected);
+
 // Sixteen lower-case hexadecimal digits.
 std::string hex64(uint64_t value);
 

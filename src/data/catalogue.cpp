@@ -14,6 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int64_t kMostFrames = UINT32_MAX;  // of a video: that is how its table counts
 // Tables kept in memory: at about 41 bytes a packet, 4 million packets are 164 MB.
 constexpr int64_t kMostCachedPackets = 4'000'000;
 // Items and videos are read so many at a time when all of them are asked for.
@@ -24,12 +25,13 @@ constexpr int64_t kPiece = 8192;
        what);
 }
 
-// In one copy: a film's table has millions of values.
+// Copied as bytes: FlatBuffers verifies where a vector lies, but not that its elements are aligned.
+// And in one piece: a film's table has millions of values.
 template <class T>
 std::vector<T> to_vector(const flatbuffers::Vector<T>* v) {
-  if (v == nullptr) return {};
-  const T* first = reinterpret_cast<const T*>(v->Data());
-  return {first, first + v->size()};
+  std::vector<T> out(v == nullptr ? 0 : v->size());
+  if (!out.empty()) std::memcpy(out.data(), v->Data(), out.size() * sizeof(T));
+  return out;
 }
 std::string to_string(const flatbuffers::String* s) { return s == nullptr ? "" : s->str(); }
 
@@ -171,6 +173,9 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
   if (t.frame_packet.empty()) damaged(source, "a video without frames");
   for (uint32_t packet : t.frame_packet)
     if (packet >= packets) damaged(source, "a frame that refers to no packet");
+  constexpr uint32_t kLargestPacket = 1u << 30;  // bytes; libavcodec counts them in an int
+  for (uint32_t size : t.size)
+    if (size > kLargestPacket) damaged(source, "a packet of more than 1 GiB");
   media::complete_table(t);
   if (t.direct_read)
     for (size_t i = 0; i < packets; ++i)
@@ -197,10 +202,15 @@ VideoSummary summarize(const Video& video) {
   return summary;
 }
 
+bool is_plausible(const VideoSummary& s) {
+  return s.file.size >= 0 && s.frame_count > 0 && s.frame_count <= kMostFrames &&
+         s.duration_s >= 0 && s.duration_s < 1e12 && s.fps >= 0 && s.fps < 1e12;
+}
+
 std::vector<uint8_t> Catalogue::read_section(const Section& section, const char* name) const {
   std::vector<uint8_t> bytes(size_t(section.size));
   file_->read(section.offset, bytes);
-  if (xxh3(bytes) != section.hash) damaged(path_, std::string("checksum of ") + name);
+  if (!checksum_holds(bytes, section.hash)) damaged(path_, std::string("checksum of ") + name);
   return bytes;
 }
 
@@ -243,8 +253,9 @@ std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& gi
   c->file_->read(file_size - kTailSize, tail);
   const uint8_t* end = &tail[kSections * 24];
   if (std::memcmp(end + 24, kCatalogueEnd, 8) != 0) damaged(path, "its end is missing");
-  if (get<uint64_t>(end + 16) !=
-      xxh3(std::string(header.begin(), header.end()) + std::string(tail.begin(), tail.end() - 16)))
+  if (!checksum_holds(
+          std::string(header.begin(), header.end()) + std::string(tail.begin(), tail.end() - 16),
+          get<uint64_t>(end + 16)))
     damaged(path, "checksum of the header");
   if (get<uint64_t>(end + 8) != uint64_t(file_size))
     damaged(path, fmt::format("{} bytes instead of {}", file_size, get<uint64_t>(end + 8)));
@@ -283,14 +294,15 @@ std::shared_ptr<const Catalogue> Catalogue::open(Env* env, const std::string& gi
 }
 
 Item Catalogue::parse_item(const uint8_t* bytes, int64_t index) const {
-  if (xxh3({bytes, kItemSize - 8}) != get<uint64_t>(bytes + kItemSize - 8))
+  if (!checksum_holds(std::span(bytes, kItemSize - 8), get<uint64_t>(bytes + kItemSize - 8)))
     damaged(path_, fmt::format("checksum of item {}", index));
   const Item item{get<uint32_t>(bytes),     get<int32_t>(bytes + 4), get<int64_t>(bytes + 8),
                   get<int64_t>(bytes + 16), get<double>(bytes + 24), get<double>(bytes + 32)};
   // Negated, so that a NaN is refused too.
   if (item.video >= uint64_t(video_count_) || item.label < -1 ||
       item.label >= std::max<int64_t>(1, int64_t(class_names_.size())) || item.first_frame < 0 ||
-      item.frame_count <= 0 || item.frame_count > int64_t{1} << 40 ||
+      item.frame_count <= 0 || item.first_frame > kMostFrames ||
+      item.frame_count > kMostFrames - item.first_frame ||
       !(item.duration_s >= 0 && item.duration_s < 1e12) || !(item.fps >= 0 && item.fps < 1e12))
     damaged(path_, fmt::format("item {}", index));
   return item;
@@ -334,8 +346,7 @@ Catalogue::Entry Catalogue::parse_entry(const uint8_t* bytes, uint32_t index,
   if (entry.record_offset > uint64_t(records_.size) ||
       entry.record_size > uint64_t(records_.size) - entry.record_offset ||
       path_offset > uint64_t(paths_.size) || path_size > uint64_t(paths_.size) - path_offset ||
-      path_size > 1 << 16 || s.file.size < 0 || s.frame_count <= 0 ||
-      !(s.duration_s >= 0 && s.duration_s < 1e12) || !(s.fps >= 0 && s.fps < 1e12))
+      path_size == 0 || path_size > 1 << 16 || !is_plausible(s))
     damaged(path_, fmt::format("the place of video {}", index));
   std::string checked(reinterpret_cast<const char*>(bytes), kVideoSize - 8);
   if (path_offset >= paths_at && path_offset - paths_at + path_size <= paths.size()) {
@@ -347,7 +358,7 @@ Catalogue::Entry Catalogue::parse_entry(const uint8_t* bytes, uint32_t index,
                 {reinterpret_cast<uint8_t*>(s.file.path.data()), path_size});
   }
   checked += s.file.path;
-  if (xxh3(std::string_view(checked)) != get<uint64_t>(bytes + kVideoSize - 8))
+  if (!checksum_holds(checked, get<uint64_t>(bytes + kVideoSize - 8)))
     damaged(path_, fmt::format("checksum of the place of video {}", index));
   if (fs::path(s.file.path).is_relative()) s.file.path = folder_ + "/" + s.file.path;
   return entry;
@@ -407,7 +418,8 @@ std::vector<uint64_t> Catalogue::content_hashes() const {
 std::vector<uint8_t> Catalogue::record_of(const Entry& entry, uint32_t index) const {
   std::vector<uint8_t> bytes(entry.record_size);
   file_->read(records_.offset + int64_t(entry.record_offset), bytes);
-  if (xxh3(bytes) != entry.record_hash) damaged(path_, fmt::format("checksum of video {}", index));
+  if (!checksum_holds(bytes, entry.record_hash))
+    damaged(path_, fmt::format("checksum of video {}", index));
   return bytes;
 }
 

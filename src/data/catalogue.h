@@ -56,6 +56,9 @@ struct VideoSummary {
   bool direct_read = false;
 };
 
+// False for figures that no video has. What reads a summary from a file refuses those.
+bool is_plausible(const VideoSummary& summary);
+
 // What the order runs over: a stretch of frames of one video.
 struct Item {
   uint32_t video = 0;       // index into the catalogue's videos

@@ -57,7 +57,8 @@ bool read_head(const ReadableFile& file, uint64_t offset, uint64_t file_size, He
   file.read(int64_t(offset + kHeadSize),
             {reinterpret_cast<uint8_t*>(s.file.path.data()), s.file.path.size()});
   const std::string checked(reinterpret_cast<const char*>(bytes), kHeadSize - 8);
-  return xxh3(checked + s.file.path) == get<uint64_t>(bytes + kHeadSize - 8);
+  return is_plausible(s) &&
+         checksum_holds(checked + s.file.path, get<uint64_t>(bytes + kHeadSize - 8));
 }
 
 }  // namespace
@@ -122,7 +123,7 @@ VideoSummary KnownVideos::read(RecordPlace place, std::vector<uint8_t>& record) 
     fail(ErrorKind::kData, "{}: damaged at byte {}", file.path(), place.where);
   record.resize(head.record_size);
   file.read(int64_t(place.where + kHeadSize + head.path_size), record);
-  if (xxh3(record) != head.record_hash)
+  if (!checksum_holds(record, head.record_hash))
     fail(ErrorKind::kData, "{}: damaged at byte {}", file.path(), place.where);
   return head.summary;
 }

@@ -104,9 +104,13 @@ SourceVideo read_json_line(const std::string& line, const std::string& place) {
   if (!json.is_object() || !json.contains("path") || !json["path"].is_string())
     fail(ErrorKind::kUsage, "{}: not a JSON object with a path: {}", place, line);
   SourceVideo video{json["path"], ""};
-  if (json.contains("label") && !json["label"].is_null())
-    video.label =
-        json["label"].is_string() ? json["label"].get<std::string>() : json["label"].dump();
+  if (json.contains("label") && !json["label"].is_null()) {
+    const auto& label = json["label"];
+    // A list or an object is no class name, and printing a deep one would overflow the stack.
+    if (label.is_structured())
+      fail(ErrorKind::kUsage, "{}: label must be a word or a number", place);
+    video.label = label.is_string() ? label.get<std::string>() : label.dump();
+  }
   return video;
 }
 

@@ -27,6 +27,10 @@ TEST_F(SourcesTest, ListsOfPathsAreReadInEveryForm) {
             folder.path() + "/x.mp4|run");
   EXPECT_NE(error_of([&] { find("g.jsonl", "{\"pth\": 1}\n"); }).find("g.jsonl:1"),
             std::string::npos);
+  // Deep enough to overflow the stack of whoever walks it by recursion.
+  const std::string deep = "{\"path\": \"x.mp4\", \"label\": " + std::string(2'000'000, '[') +
+                           std::string(2'000'000, ']') + "}\n";
+  EXPECT_NE(error_of([&] { find("h.jsonl", deep); }).find("label must be"), std::string::npos);
 }
 
 TEST_F(SourcesTest, TablesMayHaveMoreColumnsQuotesCommasAndAByteOrderMark) {
