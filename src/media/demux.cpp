@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "media/limits.h"
 
 namespace keiko::media {
 namespace {
@@ -25,6 +26,22 @@ std::string list_streams(const AVFormatContext* input) {
   return text.empty() ? "none" : text;
 }
 
+// Probing decodes a frame of every stream, all held at once: only so many, of bounded size.
+int probe(const std::string& path, AVFormatContext* input) {
+  int videos = 0;
+  for (unsigned i = 0; i < input->nb_streams; ++i)
+    videos += input->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_VIDEO;
+  if (videos > kMostVideoStreams)
+    fail(ErrorKind::kData, "{}: {} video streams, more than {}; split the file", path, videos,
+         kMostVideoStreams);
+  const unsigned count = input->nb_streams;
+  std::vector<AVDictionary*> options(count, nullptr);
+  for (AVDictionary*& one : options) av_dict_set_int(&one, "max_pixels", kMostPixels, 0);
+  const int code = avformat_find_stream_info(input, options.data());
+  for (AVDictionary*& one : options) av_dict_free(&one);
+  return code;
+}
+
 // Stands where libavformat would open a second file.
 int refuse_to_open(AVFormatContext*, AVIOContext**, const char*, int, AVDictionary**) {
   return AVERROR(EPERM);
@@ -42,6 +59,8 @@ int Demuxer::read_source(void* opaque, uint8_t* out, int size) {
   const int64_t left = source.file->size() - source.at;
   if (left <= 0) return AVERROR_EOF;
   const int count = int(std::min<int64_t>(left, size));
+  source.allowance -= count;
+  if (source.allowance < 0) return AVERROR(EIO);
   try {  // an exception must not pass through C code
     source.file->read(source.at, {out, size_t(count)});
   } catch (...) {
@@ -74,23 +93,25 @@ int64_t Demuxer::seek_source(void* opaque, int64_t offset, int whence) {
 }
 
 Demuxer::Demuxer(Env* env, const std::string& path, int stream_index)
-    : source_{env->open(path), 0, nullptr}, packet_(av_packet_alloc()) {
-  av_log_set_level(AV_LOG_FATAL);  // libav's own complaints name no file; ours do
+    : source_{env->open(path), 0, 0, nullptr}, packet_(av_packet_alloc()) {
+  limit_ffmpeg();
   io_.reset(avio_alloc_context(static_cast<uint8_t*>(av_malloc(kBufferSize)), kBufferSize, 0,
                                &source_, read_source, nullptr, seek_source));
+  source_.allowance = kFreeBytes + kMostReadsPerByte * source_.file->size();
   AVFormatContext* raw = avformat_alloc_context();
   raw->pb = io_.get();
   raw->io_open = refuse_to_open;
   AVDictionary* options = nullptr;
   av_dict_set(&options, "protocol_whitelist", "file", 0);
   av_dict_set(&options, "format_whitelist", kContainers, 0);
+  av_dict_set_int(&options, "max_streams", kMostStreams, 0);
   int code = avformat_open_input(&raw, path.c_str(), nullptr, &options);
   av_dict_free(&options);
   if (source_.error) std::rethrow_exception(source_.error);
   if (code < 0)
     fail(ErrorKind::kData, "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
   input_.reset(raw);
-  code = avformat_find_stream_info(raw, nullptr);
+  code = probe(path, raw);
   if (source_.error) std::rethrow_exception(source_.error);
   if (code < 0) fail(ErrorKind::kData, "{}: cannot find its streams: {}", path, ffmpeg_error(code));
   stream_index_ = stream_index == kBestVideo
@@ -107,6 +128,7 @@ const AVPacket* Demuxer::next() {
   // is taken for the end.
   for (int failures = 0; failures < 1000;) {
     av_packet_unref(packet_.get());
+    source_.allowance = kFreeBytes + kMostReadsPerByte * source_.file->size();
     const int code = av_read_frame(input_.get(), packet_.get());
     if (source_.error) std::rethrow_exception(source_.error);
     if (code == AVERROR_EOF) return nullptr;

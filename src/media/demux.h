@@ -35,6 +35,7 @@ class Demuxer {
   struct Source {
     std::unique_ptr<ReadableFile> file;
     int64_t at = 0;
+    int64_t allowance = 0;  // bytes that may still be read before a packet must come out
     std::exception_ptr error;
   };
   struct FreeIo {

@@ -7,6 +7,7 @@ extern "C" {
 #include <libavutil/frame.h>
 }
 
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,16 @@ inline std::string ffmpeg_error(int code) {
   char text[AV_ERROR_MAX_STRING_SIZE] = {};
   av_strerror(code, text, sizeof(text));
   return text;
+}
+
+// The value of an enumeration's field, or `otherwise` when it is outside [0, count): decoders copy
+// numbers out of the bitstream into them unchecked, and even loading such a one is undefined.
+template <class Enum>
+Enum known_value(const Enum& field, int count, int otherwise) {
+  static_assert(sizeof(Enum) == sizeof(int));
+  int value;
+  std::memcpy(&value, &field, sizeof(value));
+  return Enum(value >= 0 && value < count ? value : otherwise);
 }
 
 }  // namespace keiko::media

@@ -9,14 +9,32 @@ extern "C" {
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "media/limits.h"
 
 namespace keiko::media {
+namespace {
+
+void forget_unknown_colors(AVFrame& picture) {
+  picture.color_range = known_value(picture.color_range, AVCOL_RANGE_NB, AVCOL_RANGE_UNSPECIFIED);
+  picture.color_primaries =
+      known_value(picture.color_primaries, AVCOL_PRI_NB, AVCOL_PRI_UNSPECIFIED);
+  picture.colorspace = known_value(picture.colorspace, AVCOL_SPC_NB, AVCOL_SPC_UNSPECIFIED);
+  picture.color_trc = known_value(picture.color_trc, AVCOL_TRC_NB, AVCOL_TRC_UNSPECIFIED);
+  picture.chroma_location =
+      known_value(picture.chroma_location, AVCHROMA_LOC_NB, AVCHROMA_LOC_UNSPECIFIED);
+}
+
+}  // namespace
 
 CodecPointer make_codec_context(const StreamParameters& s) {
   const AVCodecDescriptor* descriptor = avcodec_descriptor_get_by_name(s.codec.c_str());
-  const AVCodec* codec = descriptor == nullptr ? nullptr : avcodec_find_decoder(descriptor->id);
+  // An index that lies may name an audio codec, whose decoder would be opened with a picture's
+  // size.
+  const bool is_video = descriptor != nullptr && descriptor->type == AVMEDIA_TYPE_VIDEO;
+  const AVCodec* codec = is_video ? avcodec_find_decoder(descriptor->id) : nullptr;
   if (codec == nullptr)
-    fail(ErrorKind::kData, "this FFmpeg has no decoder for {}; install one that has", s.codec);
+    fail(ErrorKind::kData, "this FFmpeg has no video decoder for {}; install one that has",
+         s.codec);
   CodecPointer context(avcodec_alloc_context3(codec));
   std::unique_ptr<AVCodecParameters, void (*)(AVCodecParameters*)> p(
       avcodec_parameters_alloc(), [](AVCodecParameters* q) { avcodec_parameters_free(&q); });
@@ -28,12 +46,16 @@ CodecPointer make_codec_context(const StreamParameters& s) {
   p->level = s.level;
   p->width = s.width;
   p->height = s.height;
-  p->field_order = AVFieldOrder(s.field_order);
-  p->color_range = AVColorRange(s.color_range);
-  p->color_primaries = AVColorPrimaries(s.color_primaries);
-  p->color_trc = AVColorTransferCharacteristic(s.color_transfer);
-  p->color_space = AVColorSpace(s.color_space);
-  p->chroma_location = AVChromaLocation(s.chroma_location);
+  p->field_order = AVFieldOrder(known_value(s.field_order, AV_FIELD_BT + 1, AV_FIELD_UNKNOWN));
+  p->color_range =
+      AVColorRange(known_value(s.color_range, AVCOL_RANGE_NB, AVCOL_RANGE_UNSPECIFIED));
+  p->color_primaries =
+      AVColorPrimaries(known_value(s.color_primaries, AVCOL_PRI_NB, AVCOL_PRI_UNSPECIFIED));
+  p->color_trc = AVColorTransferCharacteristic(
+      known_value(s.color_transfer, AVCOL_TRC_NB, AVCOL_TRC_UNSPECIFIED));
+  p->color_space = AVColorSpace(known_value(s.color_space, AVCOL_SPC_NB, AVCOL_SPC_UNSPECIFIED));
+  p->chroma_location =
+      AVChromaLocation(known_value(s.chroma_location, AVCHROMA_LOC_NB, AVCHROMA_LOC_UNSPECIFIED));
   p->video_delay = s.reorder_depth;
   p->bits_per_raw_sample = s.bits_per_raw_sample;
   if (!s.extradata.empty()) {
@@ -47,6 +69,7 @@ CodecPointer make_codec_context(const StreamParameters& s) {
     fail(ErrorKind::kData, "{} parameters are unusable: {}", s.codec, ffmpeg_error(code));
   context->pkt_timebase = {int(s.time_base_num), int(s.time_base_den)};
   context->thread_count = 1;
+  context->max_pixels = kMostPixels;
   return context;
 }
 
@@ -56,7 +79,7 @@ FrameDecoder::FrameDecoder(const StreamParameters& stream, LoopFilter loop_filte
       frame_(av_frame_alloc()),
       // In H.264 the flag only says that a player would still hold the frame back.
       trusts_corrupt_flag_(stream.codec != "h264") {
-  av_log_set_level(AV_LOG_FATAL);
+  limit_ffmpeg();
   if (shows == Shows::kEverything) context_->flags |= AV_CODEC_FLAG_OUTPUT_CORRUPT;
   if (loop_filter == LoopFilter::kSkipUnreferenced)
     context_->skip_loop_filter = AVDISCARD_NONREF;
@@ -105,6 +128,7 @@ void FrameDecoder::receive_all(const Receive& receive) {
     if (frame_->decode_error_flags != 0 ||
         (trusts_corrupt_flag_ && (frame_->flags & AV_FRAME_FLAG_CORRUPT)))
       ++complaints_;
+    forget_unknown_colors(*frame_);
     const bool is_numbered = frame_->pts >= 0 && frame_->pts < UINT32_MAX;
     if (!is_numbered) lost_an_ordinal_ = true;
     receive(is_numbered ? uint32_t(frame_->pts) : last_fed_, *frame_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 extern "C" {
 #include <libavutil/display.h>
@@ -12,6 +13,7 @@ extern "C" {
 #include "base/env.h"
 #include "base/error.h"
 #include "media/demux.h"
+#include "media/limits.h"
 #include "media/packet_facts.h"
 #include "media/packet_table.h"
 #include "media/trial.h"
@@ -49,12 +51,13 @@ StreamParameters describe(const AVFormatContext* input, const AVStream* stream) 
     s.sample_aspect_den = aspect.den;
   }
   s.rotation = rotation_of(stream);
-  s.color_range = codec->color_range;
-  s.color_primaries = codec->color_primaries;
-  s.color_transfer = codec->color_trc;
-  s.color_space = codec->color_space;
-  s.chroma_location = codec->chroma_location;
-  s.field_order = codec->field_order;
+  s.color_range = known_value(codec->color_range, AVCOL_RANGE_NB, AVCOL_RANGE_UNSPECIFIED);
+  s.color_primaries = known_value(codec->color_primaries, AVCOL_PRI_NB, AVCOL_PRI_UNSPECIFIED);
+  s.color_transfer = known_value(codec->color_trc, AVCOL_TRC_NB, AVCOL_TRC_UNSPECIFIED);
+  s.color_space = known_value(codec->color_space, AVCOL_SPC_NB, AVCOL_SPC_UNSPECIFIED);
+  s.chroma_location =
+      known_value(codec->chroma_location, AVCHROMA_LOC_NB, AVCHROMA_LOC_UNSPECIFIED);
+  s.field_order = known_value(codec->field_order, AV_FIELD_BT + 1, AV_FIELD_UNKNOWN);
   s.reorder_depth = codec->video_delay;
   s.bits_per_raw_sample = codec->bits_per_raw_sample;
   s.extradata.assign(codec->extradata, codec->extradata + codec->extradata_size);
@@ -73,7 +76,7 @@ int64_t time_or_none(int64_t ticks) { return ticks == AV_NOPTS_VALUE ? kNoTime :
 // frame begins a few bytes later. -1 when the bytes are not there as they are.
 int64_t locate(const ReadableFile& file, const AVPacket& packet, std::vector<uint8_t>& scratch) {
   constexpr int64_t kLongestHeader = 64;
-  if (packet.pos < 0 || packet.pos + packet.size > file.size()) return -1;
+  if (packet.pos < 0 || packet.pos > file.size() - packet.size) return -1;
   const int64_t available =
       std::min<int64_t>(packet.size + kLongestHeader, file.size() - packet.pos);
   scratch.resize(size_t(available));
@@ -151,7 +154,7 @@ void make_ascending(std::vector<int64_t>& times, bool sort) {
     const uint64_t before = uint64_t(times[f - 1]);
     if (int64_t(uint64_t(times[f]) + shift) < times[f - 1])
       shift = before + step - uint64_t(times[f]);
-    times[f] = int64_t(uint64_t(times[f]) + shift);
+    times[f] = std::max(times[f - 1], int64_t(uint64_t(times[f]) + shift));
     if (times[f] > times[f - 1]) step = uint64_t(times[f]) - before;
   }
 }
@@ -231,15 +234,27 @@ void complete_table(PacketTable& table) {
         p + 1 < packets && !(table.flags[p + 1] & kRandomAccess) && shown_at[p + 1] == UINT32_MAX;
     last[p] = continues ? last[p + 1] : uint32_t(p);
   }
-  for (uint32_t p = 0; p < packets; ++p)
-    if ((table.flags[p] & kRandomAccess) && shown_at[p] != UINT32_MAX) points.push_back(p);
+  // Decoding for a frame starts at the last point at or before its packet that is not shown after
+  // it. `points` holds those that may still be the answer, shown ever later: one look each, even
+  // where a hostile table shows its packets in the worst order.
+  std::vector<uint32_t> by_packet(frames);
+  std::iota(by_packet.begin(), by_packet.end(), 0u);
+  std::sort(by_packet.begin(), by_packet.end(),
+            [&](uint32_t a, uint32_t b) { return table.frame_packet[a] < table.frame_packet[b]; });
   table.frame_start.resize(frames);
   table.frame_last.resize(frames);
-  for (uint32_t f = 0; f < frames; ++f) {
+  uint32_t next = 0;
+  for (uint32_t f : by_packet) {
     const uint32_t packet = table.frame_packet[f];
-    auto point = std::upper_bound(points.begin(), points.end(), packet);
-    while (point != points.begin() && shown_at[*std::prev(point)] > f) --point;
-    table.frame_start[f] = point == points.begin() ? 0 : *std::prev(point);
+    for (; next <= packet; ++next) {
+      if (!(table.flags[next] & kRandomAccess) || shown_at[next] == UINT32_MAX) continue;
+      while (!points.empty() && shown_at[points.back()] >= shown_at[next]) points.pop_back();
+      points.push_back(next);
+    }
+    const auto after =
+        std::upper_bound(points.begin(), points.end(), f,
+                         [&](uint32_t frame, uint32_t point) { return frame < shown_at[point]; });
+    table.frame_start[f] = after == points.begin() ? 0 : *std::prev(after);
     table.frame_last[f] = last[packet];
   }
 }
@@ -261,7 +276,14 @@ PacketTable scan_video(const std::string& path, Env* env) {
   const std::unique_ptr<HeaderReader> reader = make_header_reader(table.stream);
   StreamFacts stream_facts;
   std::vector<uint8_t> scratch;
+  int64_t total = 0;
   while (const AVPacket* packet = demuxer.next()) {
+    total += packet->size + kTableBytesPerPacket;
+    if (total > kFreeBytes && total / kMostBytesPerByte > file->size())
+      fail(ErrorKind::kData,
+           "{}: its first {} packets take {} bytes, more than {} times the file; its index is "
+           "damaged",
+           path, table.size.size() + 1, total, kMostBytesPerByte);
     uint8_t flags = packet->flags & AV_PKT_FLAG_KEY ? kKeyPacket : 0;
     if (packet->flags & AV_PKT_FLAG_DISCARD) flags |= kDiscard;
     PacketFacts facts;
