@@ -20,12 +20,17 @@ packages=(cmake g++ ninja-build ccache mold pkg-config git python3 python3-venv 
   libpng-dev libgloo-dev libgtest-dev)
 [ -n "${KEIKO_FFMPEG:-}" ] || packages+=(libavformat-dev libavcodec-dev libavutil-dev libswscale-dev)
 
+# For fuzzing: the compiler, and libFuzzer with the sanitizers.
+[ "${1:-}" != --tests ] || packages+=(clang libclang-rt-dev)
+
 missing=()
 for package in "${packages[@]}"; do
   # A tool from elsewhere on the PATH is as good as its package.
   case "$package" in
     cmake | git | python3 | ffmpeg | ccache | mold) command -v "$package" > /dev/null && continue ;;
     g++) command -v g++ > /dev/null && continue ;;
+    clang) command -v clang++ > /dev/null && continue ;;
+    libclang-rt-dev) compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' > /dev/null && continue ;;
     ninja-build) command -v ninja > /dev/null && continue ;;
     python3-venv) python3 -c 'import venv, ensurepip' 2> /dev/null && continue ;;
   esac
