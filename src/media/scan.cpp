@@ -212,7 +212,9 @@ void complete_table(PacketTable& table) {
     const double ticks = has_rate ? double(s.frame_rate_den) * double(s.time_base_den) /
                                         (double(s.frame_rate_num) * double(s.time_base_num))
                                   : 1;
-    for (size_t f = 0; f < frames; ++f) table.frame_pts[f] = int64_t(double(f) * ticks);
+    constexpr double kLatest = 4e18;  // a hostile rate may be one frame in a million years
+    for (size_t f = 0; f < frames; ++f)
+      table.frame_pts[f] = int64_t(std::min(double(f) * ticks, kLatest));
   }
 
   table.frame_start.clear();
