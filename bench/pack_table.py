@@ -87,6 +87,18 @@ def ssim(a, file, stream, path):
     return float(re.search(r"SSIM Y:([\d.]+)", text).group(1))
 
 
+def compare(a, files, entries, members, plain):
+    """Bytes of every set, and SSIM of those that are re-encoded."""
+    quality = {"raw": {"bytes": sum((a.media / f).stat().st_size for f in files)}}
+    for name, paths in (("pack", members), ("plain", plain)):
+        values = {f: ssim(a, f, entries[f]["stream"], paths[f]) for f in files}
+        quality[name] = {"bytes": sum(p.stat().st_size for p in paths.values()),
+                         "ssim": sum(values.values()) / len(values), "ssim_by_file": values}
+        print(f"{name}: {quality[name]['bytes'] / quality['raw']['bytes']:.3f} of the raw bytes, SSIM {quality[name]['ssim']:.5f}",
+              file=sys.stderr, flush=True)
+    return quality
+
+
 def entry(e, path):
     """The clip of the same frames in another file."""
     s = probe(path)
@@ -169,14 +181,9 @@ def main():
     members = make_pack(a, files)
     plain = make_plain(a, entries, members)
 
-    quality = {"raw": {"bytes": sum((a.media / f).stat().st_size for f in files)}}
-    for name, paths in (("pack", members), ("plain", plain)):
-        values = {f: ssim(a, f, entries[f]["stream"], paths[f]) for f in files}
-        quality[name] = {"bytes": sum(p.stat().st_size for p in paths.values()),
-                         "ssim": sum(values.values()) / len(values), "ssim_by_file": values}
-        print(f"{name}: {quality[name]['bytes'] / quality['raw']['bytes']:.3f} of the raw bytes, SSIM {quality[name]['ssim']:.5f}",
-              file=sys.stderr, flush=True)
-    (a.out / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+    known = a.out / "quality.json"
+    quality = json.loads(known.read_text()) if known.exists() else compare(a, files, entries, members, plain)
+    known.write_text(json.dumps(quality, indent=1) + "\n")
 
     plans = []
     for name, folder in (("raw", a.media), ("pack", a.out / "pack"), ("plain", a.out / "plain")):

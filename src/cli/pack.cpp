@@ -1,5 +1,6 @@
 #include "data/pack.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -177,7 +178,7 @@ void print_table(const PackArguments& a, const data::PackReport& r,
 int check(const PackArguments& a) {
   report::Progress progress("pack --check");
   const auto damage =
-      data::check_pack(default_env(), a.out, a.threads,
+      data::check_pack(default_env(), a.out, std::max(1, a.threads),
                        [&](int64_t done, int64_t total) { progress.update(done, total); });
   progress.finish("");
   for (const std::string& what : damage) spdlog::error("keiko pack: {}", what);
@@ -197,7 +198,9 @@ int pack(PackArguments& a) {
   if (a.catalogue.empty())
     fail(ErrorKind::kUsage, "give a catalogue, such as keiko pack train.kix --out {}", a.out);
   a.choice = choice_of(a);
-  const dist::LaunchEnvironment launch = dist::read_launch_environment();
+  const dist::LaunchEnvironment launch = dist::read_rank_and_world_size();
+  if (a.threads == 0)
+    a.threads = std::max(1, usable_cores() / int(std::max<int64_t>(1, launch.local_world_size)));
   a.rank = launch.rank;
   a.world_size = launch.world_size;
   const double start = monotonic_s();
@@ -228,7 +231,7 @@ void add_pack(CLI::App& app, Action& action) {
   auto* c = app.add_subcommand(
       "pack", "Re-encode or cut a catalogue's videos into shards made for fast random clips");
   auto o = std::make_shared<PackArguments>();
-  o->threads = usable_cores();
+  o->threads = 0;
   c->add_option("catalogue", o->catalogue, "NAME.kix, or the folder of a pack");
   c->add_option("--out", o->out, "Folder of the pack; the same command goes on where it stopped")
       ->required();
@@ -251,8 +254,9 @@ void add_pack(CLI::App& app, Action& action) {
                 "Bytes of source video for a shard, about (1GiB, 200MB ...)")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  c->add_option("--threads", o->threads, "Items in work side by side")
-      ->check(CLI::Range(1, 1024))
+  c->add_option("--threads", o->threads,
+                "Items in work side by side; 0 is the cores over the ranks of this machine")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   c->add_option("--max-bad", o->max_bad, "Share of the items that may be left out as damaged")
       ->check(CLI::Range(0.0, 1.0))

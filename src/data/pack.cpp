@@ -54,6 +54,24 @@ void in_parallel(int threads, int64_t count, const std::function<void(int64_t)>&
   if (error) std::rethrow_exception(error);
 }
 
+// Only what a pack is made of goes, and nothing when there is anything else. The plan goes last, so
+// that a stop on the way leaves a folder that --restart takes again.
+void remove_pack(Env* env, const std::string& folder) {
+  const std::vector<std::string> names = env->list(folder);
+  for (const std::string& name : names)
+    if (!name.starts_with("shard-") && !name.ends_with(".tmp") && name != "plan.json" &&
+        name != "pack.kix" && name != "skipped.jsonl" && name != "parts")
+      fail(ErrorKind::kUsage,
+           "--restart: {} holds {}, which is no part of a pack; move it away or choose another "
+           "--out",
+           folder, name);
+  for (const std::string& name : names)
+    if (name != "plan.json") remove_tree(env, folder + "/" + name);
+  env->sync_folder(folder);
+  env->remove(folder + "/plan.json");
+  env->sync_folder(folder);
+}
+
 // Rank 0 writes the plan or finds it; the others wait for it.
 PackPlan agree_on_plan(Env* env, const Catalogue& catalogue, const PackOptions& o) {
   const auto plan_exists = [&] { return env->status(o.out + "/plan.json").exists; };
@@ -68,11 +86,11 @@ PackPlan agree_on_plan(Env* env, const Catalogue& catalogue, const PackOptions& 
       if (o.world_size > 1)
         fail(ErrorKind::kUsage,
              "--restart needs a run of one rank, or the others would meet half-removed work");
-      remove_tree(env, o.out);
     }
     const FileStatus status = env->status(o.out);
     if (status.exists && !status.is_folder)
       fail(ErrorKind::kUsage, "--out {}: exists and is not a folder", o.out);
+    if (o.restart && status.exists) remove_pack(env, o.out);
     make_durable_folder(env, o.out);
     if (!plan_exists()) {
       for (const std::string& name : env->list(o.out))
@@ -106,7 +124,7 @@ PackPart make_patiently(Env* env, const Catalogue& catalogue, int64_t index, con
       }
       // A full disk does not get better by waiting.
       if (e.kind() != ErrorKind::kIo || wait_ms > 1600 ||
-          std::string(e.what()).find("space") != std::string::npos)
+          std::string(e.what()).find("o space left") != std::string::npos)
         throw;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));

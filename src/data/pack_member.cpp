@@ -71,13 +71,14 @@ class Samples {
     for (const auto& [index, luma] : kept_) frames.push_back(index);
     if (frames.empty()) return q;
     q.items = 1;
-    media::decode_in_order(env, table, path, frames, [&](int64_t index, const AVFrame& frame) {
-      const media::Plane a{kept_.at(index).data(), width_, width_, height_};
-      const media::Plane b{frame.data[0], frame.linesize[0], frame.width, frame.height};
-      q.squared_error += media::mean_squared_error(a, b);
-      q.similarity += media::structural_similarity(a, b);
-      ++q.frames;
-    });
+    media::decode_in_order(
+        env, table, path, frames, media::Damage::kRefuse, [&](int64_t index, const AVFrame& frame) {
+          const media::Plane a{kept_.at(index).data(), width_, width_, height_};
+          const media::Plane b{frame.data[0], frame.linesize[0], frame.width, frame.height};
+          q.squared_error += media::mean_squared_error(a, b);
+          q.similarity += media::structural_similarity(a, b);
+          ++q.frames;
+        });
     return q;
   }
 
@@ -111,7 +112,7 @@ void encode_member(Env* env, const Video& video, const Item& item, const PackCho
   media::FrameScaler scaler(table.stream, o.format);
   media::VideoEncoder encoder(o);
   size_t k = 0;
-  media::decode_in_order(env, table, video.file.path, frames.frames,
+  media::decode_in_order(env, table, video.file.path, frames.frames, media::Damage::kRefuse,
                          [&](int64_t, const AVFrame& frame) {
                            const AVFrame& picture = scaler.scale(frame);
                            samples.offer(int64_t(k), picture);
@@ -125,7 +126,7 @@ void encode_member(Env* env, const Video& video, const Item& item, const PackCho
   part.frame_count = int64_t(frames.frames.size());
   const std::string path = parts + "/" + part.file;
   publish(env, path, as_text(bytes));
-  const media::PacketTable packed = media::scan_video(path);
+  const media::PacketTable packed = media::scan_video(path, env);
   check_fast(packed, path);
   if (packed.frame_count() != part.frame_count || !packed.skipping)
     fail(ErrorKind::kInternal, "{}: {} frames were encoded, {} are there ({})", path,
@@ -152,12 +153,12 @@ void copy_member(Env* env, const Video& video, const Item& item, const std::stri
   part.frame_count = item.frame_count;
   const std::string path = parts + "/" + part.file;
   publish(env, path, as_text(cut.bytes));
-  const media::PacketTable packed = media::scan_video(path);
+  const media::PacketTable packed = media::scan_video(path, env);
   check_fast(packed, path);
   part.first_frame =
       media::locate_cut(video.table, item.first_frame, item.frame_count, cut, packed);
-  // The same packets give the same frames; a container that rewrites them is held to it by the
-  // frames themselves.
+  // A copy must show what the source shows, damage and all. The same packets do; where a container
+  // rewrites them, the frames themselves are compared.
   bool same_packets = packed.stream.extradata == video.table.stream.extradata;
   for (uint32_t i = 0; same_packets && i < cut.packet_count; ++i)
     same_packets = packed.size[i] == video.table.size[cut.first_packet + i];
@@ -166,16 +167,18 @@ void copy_member(Env* env, const Video& video, const Item& item, const std::stri
     std::vector<std::string> truth;
     for (size_t i = 0; i < frames.size(); ++i) frames[i] = item.first_frame + int64_t(i);
     media::decode_in_order(
-        env, video.table, video.file.path, frames,
+        env, video.table, video.file.path, frames, media::Damage::kAccept,
         [&](int64_t, const AVFrame& frame) { truth.push_back(media::raw_md5(frame)); });
     for (int64_t& frame : frames) frame += part.first_frame - item.first_frame;
     size_t next = 0;
-    media::decode_in_order(env, packed, path, frames, [&](int64_t index, const AVFrame& frame) {
-      if (media::raw_md5(frame) != truth[next++])
-        fail(ErrorKind::kData,
-             "{}: frame {} of the copy differs from the source; pack with --for size instead",
-             video.file.path, index - part.first_frame + item.first_frame);
-    });
+    media::decode_in_order(
+        env, packed, path, frames, media::Damage::kAccept,
+        [&](int64_t index, const AVFrame& frame) {
+          if (media::raw_md5(frame) != truth[next++])
+            fail(ErrorKind::kData,
+                 "{}: frame {} of the copy differs from the source; pack with --for size instead",
+                 video.file.path, index - part.first_frame + item.first_frame);
+        });
     part.totals.quality = {1, item.frame_count, 0, double(item.frame_count)};
   }
 }

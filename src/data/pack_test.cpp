@@ -321,6 +321,9 @@ TEST_F(Pack, AFolderWithOtherFilesIsLeftAlone) {
   publish(env, folder.path() + "/letter.txt", "dear");
   EXPECT_NE(error_of([&] { make_pack(env, options(folder.path()), {}); }).find("letter.txt"),
             std::string::npos);
+  PackOptions o = options(folder.path());
+  o.restart = true;
+  EXPECT_NE(error_of([&] { make_pack(env, o, {}); }).find("letter.txt"), std::string::npos);
   EXPECT_EQ(read_text(env, folder.path() + "/letter.txt"), "dear");
 }
 

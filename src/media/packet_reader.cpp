@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <unordered_map>
-#include <utility>
 
 #include "base/error.h"
 #include "media/decode_plan.h"
@@ -34,12 +33,16 @@ std::span<const uint8_t> PacketReader::get(uint32_t ordinal) {
 }
 
 void decode_in_order(Env* env, const PacketTable& table, const std::string& path,
-                     std::span<const int64_t> frames,
+                     std::span<const int64_t> frames, Damage damage,
                      const std::function<void(int64_t, const AVFrame&)>& receive) {
   const DecodePlan plan = plan_decode(table, frames);
+  const auto missing = [&](size_t place) {
+    fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
+         frames[place], table.frame_packet[size_t(frames[place])], table.stream.codec);
+  };
   struct Wanted {
-    uint32_t packet, turn;
-    size_t place;  // in `frames`
+    uint32_t packet, turn;  // the turn-th frame that comes from this packet
+    size_t place;           // in `frames`
   };
   std::vector<Wanted> wanted;
   for (size_t i = 0; i < frames.size(); ++i) {
@@ -60,9 +63,7 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
     if (found == wanted.end() || found->packet != ordinal || found->turn != turn ||
         found->place < next)
       return;
-    if (found->place > next)
-      fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
-           frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
+    if (found->place > next) missing(next);
     receive(frames[next++], frame);
   };
   PacketReader reader(env, table, path);
@@ -77,14 +78,13 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
       ++restart;
     }
     const uint32_t p = plan.packets[i];
-    decoder.feed(reader.get(p), p, (table.flags[p] & kDiscard) != 0, take, reader.beside());
+    const std::span<const uint8_t> bytes = reader.get(p);
+    decoder.feed(bytes, p, (table.flags[p] & kDiscard) != 0, take, reader.demuxed());
   }
   if (next < frames.size()) decoder.drain(take);
-  if (next < frames.size())
-    fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
-         frames[next], table.frame_packet[size_t(frames[next])], table.stream.codec);
-  if (decoder.complaints() > 0)
-    fail(ErrorKind::kData, "{}: damaged; the {} decoder complained {} times about {} packets", path,
+  if (next < frames.size()) missing(next);
+  if (damage == Damage::kRefuse && decoder.complaints() > 0)
+    fail(ErrorKind::kData, "{}: damaged; the {} decoder complained of {} of {} packets", path,
          table.stream.codec, decoder.complaints(), plan.packets.size());
 }
 

@@ -24,9 +24,9 @@ class PacketReader {
   // The bytes of a packet, valid until the next call. Ordinals are asked for in ascending order.
   // Throws Error(kData) when the file ends before it, Error(kIo).
   std::span<const uint8_t> get(uint32_t ordinal);
-  // What travels beside the bytes of the packet got last (new codec parameters, a palette), valid
-  // as long as they are; null when they were read directly.
-  const AVPacket* beside() const { return packet_; }
+  // The packet that get() gave last as the demuxer has it, with what travels beside the bytes; null
+  // with direct reads.
+  const AVPacket* demuxed() const { return packet_; }
 
  private:
   const PacketTable& table_;
@@ -38,12 +38,14 @@ class PacketReader {
   std::vector<uint8_t> bytes_;
 };
 
+// What to do with pictures that the decoder concealed and packets that it refused.
+enum class Damage { kRefuse, kAccept };
+
 // Decodes `frames` (presentation indices, ascending, unique) in one pass with memory for a few
 // frames. `receive` gets each once, in order, valid during the call. Throws Error(kData) naming the
-// frame that does not come out or that the decoder reports damaged, or when packets were refused;
-// Error(kIo).
+// frame that does not come out or, with kRefuse, that is damaged; Error(kIo).
 void decode_in_order(Env* env, const PacketTable& table, const std::string& path,
-                     std::span<const int64_t> frames,
+                     std::span<const int64_t> frames, Damage damage,
                      const std::function<void(int64_t index, const AVFrame& frame)>& receive);
 
 }  // namespace keiko::media

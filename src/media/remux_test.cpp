@@ -30,7 +30,7 @@ std::vector<std::string> md5s(const PacketTable& table, const std::string& path,
   for (size_t i = 0; 2 * i < frames.size(); ++i) frames[i] = frames[2 * i];
   frames.resize((frames.size() + 1) / 2);
   size_t next = 0;
-  decode_in_order(env, table, path, frames, [&](int64_t i, const AVFrame& frame) {
+  decode_in_order(env, table, path, frames, Damage::kAccept, [&](int64_t i, const AVFrame& frame) {
     EXPECT_EQ(i, frames[next++]);
     EXPECT_EQ(found[size_t(i - first)], raw_md5(frame)) << "frame " << i;
   });
