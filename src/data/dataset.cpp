@@ -14,7 +14,7 @@ namespace keiko::data {
 
 void DataSource::bind(config::Binder& b) {
   // Free: what must not change is the content, whose hash is compared apart from the recipe.
-  b.key("path", path, "a catalogue made by keiko index").required().free();
+  b.key("path", path, "a catalogue made by keiko index, or a pack's folder").required().free();
   b.key("weight", weight, "share of the samples").range(1e-6, 1e6);
   b.key("items_per_class", items_per_class, "only the first n items of each class; 0 is all")
       .at_least(0);
