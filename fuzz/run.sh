@@ -47,8 +47,9 @@ if [ "$what" = mutate_videos ]; then
   exec $build/fuzz/mutate_videos "${media[@]}" $build/seeds/video --count "$count" \
     --keep $build/findings "$@"
 fi
+# libFuzzer's own exit code for a finding is 77, which would read as "cannot fuzz here".
 dictionary=fuzz/video.dict
 [ ! -e "fuzz/$what.dict" ] || dictionary="fuzz/$what.dict"
 exec "$build/fuzz/${what}_fuzz" -runs="$count" -dict="$dictionary" -timeout=120 -rss_limit_mb=2048 \
-  -malloc_limit_mb=1024 -artifact_prefix="$build/findings/$what-" -print_final_stats=1 "$@" \
+  -malloc_limit_mb=1024 -error_exitcode=1 -artifact_prefix="$build/findings/$what-" -print_final_stats=1 "$@" \
   "$build/corpus/$what" "$(readlink -f "$build/seeds/$what")"
