@@ -37,7 +37,13 @@ fi
 
 count="${1:?how many runs?}"
 shift
-mkdir -p "$build/findings" "$build/corpus/$what"
+corpus="$build/corpus/$what"
+if [[ "$*" == *-seed=* ]]; then
+  # The same inputs every time: nothing that an earlier run has found.
+  corpus="$build/corpus/short-$what"
+  rm -rf "$corpus"
+fi
+mkdir -p "$build/findings" "$corpus"
 if [ "$what" = mutate_videos ]; then
   media=()
   for folder in edge real; do
@@ -51,5 +57,5 @@ fi
 dictionary=fuzz/video.dict
 [ ! -e "fuzz/$what.dict" ] || dictionary="fuzz/$what.dict"
 exec "$build/fuzz/${what}_fuzz" -runs="$count" -dict="$dictionary" -timeout=120 -rss_limit_mb=2048 \
-  -malloc_limit_mb=1024 -error_exitcode=1 -artifact_prefix="$build/findings/$what-" -print_final_stats=1 "$@" \
-  "$build/corpus/$what" "$(readlink -f "$build/seeds/$what")"
+  -malloc_limit_mb=1024 -error_exitcode=1 -artifact_prefix="$build/findings/$what-" \
+  -print_final_stats=1 "$@" "$corpus" "$(readlink -f "$build/seeds/$what")"
