@@ -22,8 +22,13 @@ std::string name_of(const Catalogue& source, int64_t item) {
 }
 
 std::vector<uint8_t> read_range(Env* env, const std::string& path, int64_t offset, int64_t size) {
+  const auto file = env->open(path);
+  // Before memory is taken for it: what was written of a part or member may be damaged.
+  if (offset < 0 || size < 0 || size > file->size() || offset > file->size() - size)
+    fail(ErrorKind::kData, "{}: ends at byte {}, but {} bytes at byte {} were expected", path,
+         file->size(), size, offset);
   std::vector<uint8_t> bytes(static_cast<size_t>(size));
-  env->open(path)->read(offset, bytes);
+  file->read(offset, bytes);
   return bytes;
 }
 

@@ -33,10 +33,14 @@ class DirectBytes : public PacketBytes {
       starts_.push_back(total);
       total += range.size;
     }
-    buffer_.resize(size_t(total));
     const int64_t opens = files.opens();
     try {
       const ReadableFile& file = files.get(path);
+      // Before memory is taken for it: an index may claim a file of any size.
+      if (!plan.reads.empty() && plan.reads.back().offset > file.size() - plan.reads.back().size)
+        fail(ErrorKind::kData, "{}: ends at byte {}, but its packets were indexed up to byte {}",
+             path, file.size(), plan.reads.back().offset + plan.reads.back().size);
+      buffer_.resize(size_t(total));
       for (size_t i = 0; i < plan.reads.size(); ++i)
         file.read(plan.reads[i].offset, {buffer_.data() + starts_[i], size_t(plan.reads[i].size)});
     } catch (...) {

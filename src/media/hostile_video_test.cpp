@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/machine.h"
 #include "base/temp_folder.h"
+#include "media/clip_decoder.h"
 #include "media/clip_encoder.h"
 #include "media/ffmpeg.h"
 #include "media/frame_decoder.h"
@@ -146,13 +147,17 @@ struct Cost {
   double seconds = 0;
 };
 
-// What scanning the file costs a process of its own.
-Cost cost_of_scanning(const std::string& path) {
+// What some work costs in a process of its own. An Error is an end like any other.
+template <class Work>
+Cost cost_of(Work work) {
   const double start = monotonic_s();
   const pid_t child = ::fork();
   if (child == 0) {
     ::alarm(60);
-    scan_error(path);
+    try {
+      work();
+    } catch (const Error&) {
+    }
     ::_exit(0);
   }
   Cost cost;
@@ -161,6 +166,10 @@ Cost cost_of_scanning(const std::string& path) {
   cost.memory_mib = usage.ru_maxrss / 1024;
   cost.seconds = monotonic_s() - start;
   return cost;
+}
+
+Cost cost_of_scanning(const std::string& path) {
+  return cost_of([&] { scan_video(path); });
 }
 
 TEST(HostileVideo, AFewBytesCostNoMoreThanAFewHundredMegabytes) {
@@ -206,6 +215,26 @@ TEST(HostileVideo, APictureTooLargeForMemoryIsRefusedByTheDecoderToo) {
   decoder.drain([&](uint32_t, const AVFrame&) { ++frames; });
   EXPECT_EQ(frames, 0);
   EXPECT_GT(decoder.complaints(), 0);
+}
+
+TEST(HostileVideo, AnIndexThatClaimsGigabytesTakesNoMemoryForThem) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/small.mp4";
+  const auto clip = encode_mp4(std::vector<uint8_t>(32 * 32 * 4, 77), {});
+  publish(default_env(), path, {reinterpret_cast<const char*>(clip.data()), clip.size()});
+  PacketTable table = scan_video(path);
+  ASSERT_TRUE(table.direct_read);
+  for (size_t i = 0; i < table.size.size(); ++i) {
+    table.size[i] = 1 << 30;
+    table.position[i] = int64_t(i) << 30;
+  }
+  const std::vector<int64_t> frames = {table.frame_count() - 1};
+  const Cost cost = cost_of([&] {
+    CpuClipDecoder(default_env()).decode_frames(table, path, frames, [](int64_t, const AVFrame&) {
+    });
+  });
+  EXPECT_EQ(cost.status, 0);
+  EXPECT_LT(cost.memory_mib, 800);
 }
 
 TEST(HostileVideo, OnlyVideoDecodersAreOpened) {
