@@ -21,6 +21,8 @@ class Demuxer {
   // Throws Error(kData) saying what the file holds instead when it has no such video stream.
   // `env` outlives the demuxer.
   Demuxer(Env* env, const std::string& path, int stream_index);
+  Demuxer(const Demuxer&) = delete;  // FFmpeg holds a pointer into it
+  Demuxer& operator=(const Demuxer&) = delete;
 
   // The next packet of the stream, valid until the next call; null at the end. A damaged stretch is
   // counted and passed over.
