@@ -47,6 +47,7 @@ ordered_json describe_video(const std::string& path, const std::string& plan_fra
                     {"reorder_depth", s.reorder_depth}};
   j["direct_read"] = t.direct_read ? ordered_json(true) : ordered_json("off: " + t.direct_read_off);
   j["skipping"] = t.skipping ? ordered_json(true) : ordered_json("off: " + t.skipping_off);
+  j["reuse"] = t.reuse_off.empty() ? ordered_json(true) : ordered_json("off: " + t.reuse_off);
   j["mapped_by_decoding"] = t.mapped_by_decoding;
   if (!plan_frames.empty()) {
     const auto plan = media::plan_decode(t, parse_frames(plan_frames, t.frame_count()));
@@ -177,9 +178,12 @@ void add_inspect(CLI::App& app, Action& action) {
         j = describe_checkpoint(o->what);
       else if (status.is_folder && env->status(o->what + "/metrics.jsonl").exists)
         j = describe_run(o->what);
+      else if (status.is_folder && env->status(o->what + "/pack.kix").exists)
+        j = describe_catalogue(o->what, o->against);
       else if (status.is_folder)
         fail(ErrorKind::kUsage,
-             "{}: neither a run folder nor a checkpoint (no metrics.jsonl, no state.json)",
+             "{}: neither a run folder, a checkpoint nor a finished pack (no metrics.jsonl, "
+             "state.json or pack.kix)",
              o->what);
       else if (o->what.size() > 4 && o->what.substr(o->what.size() - 4) == ".kix")
         j = describe_catalogue(o->what, o->against);

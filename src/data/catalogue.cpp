@@ -1,5 +1,6 @@
 #include "data/catalogue.h"
 
+#include <climits>
 #include <cmath>
 #include <filesystem>
 
@@ -54,6 +55,7 @@ std::string serialize_video(const Video& video) {
   const auto frame_packet = b.CreateVector(t.frame_packet);
   const auto direct_off = b.CreateString(t.direct_read_off);
   const auto skipping_off = b.CreateString(t.skipping_off);
+  const auto reuse_off = b.CreateString(t.reuse_off);
   const auto member = b.CreateString(video.file.member.name);
   fb::StreamBuilder f(b);
   f.add_path(path);
@@ -95,6 +97,7 @@ std::string serialize_video(const Video& video) {
   f.add_direct_read_off(direct_off);
   f.add_skipping(t.skipping);
   f.add_skipping_off(skipping_off);
+  f.add_reuse_off(reuse_off);
   f.add_mapped_by_decoding(t.mapped_by_decoding);
   f.add_corrupt_packets(t.corrupt_packets);
   f.add_verified(video.file.is_verified);
@@ -154,12 +157,13 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
   t.direct_read_off = to_string(f->direct_read_off());
   t.skipping = f->skipping();
   t.skipping_off = to_string(f->skipping_off());
+  t.reuse_off = to_string(f->reuse_off());
   t.mapped_by_decoding = f->mapped_by_decoding();
   t.corrupt_packets = f->corrupt_packets();
 
   // A record that is well-formed may still lie: everything later code relies on is checked here.
   const VideoFile::Member& m = video.file.member;
-  if (m.offset < 0 || m.size < 0 || m.offset > video.file.size - m.size)
+  if (video.file.size < 0 || m.offset < 0 || m.size < 0 || m.offset > video.file.size - m.size)
     damaged(source, "a member outside its shard");
   const size_t packets = t.size.size();
   if (t.position.size() != packets || t.pts.size() != packets || t.dts.size() != packets ||
@@ -167,6 +171,8 @@ Video parse_video(std::span<const uint8_t> bytes, const std::string& source) {
     damaged(source, "columns of different lengths");
   if (s.width <= 0 || s.height <= 0 || s.width > 1 << 16 || s.height > 1 << 16 ||
       s.sample_aspect_num <= 0 || s.sample_aspect_den <= 0 || s.time_base_den <= 0 ||
+      s.time_base_num <= 0 || s.time_base_num > INT_MAX || s.time_base_den > INT_MAX ||
+      s.frame_rate_num < 0 || s.frame_rate_num > INT_MAX || s.frame_rate_den > INT_MAX ||
       s.frame_rate_den <= 0 || s.reorder_depth < 0 || s.reorder_depth > 16 || video.file.size < 0 ||
       s.rotation % 90 != 0 || s.rotation < 0 || s.rotation > 270)
     damaged(source, "impossible stream parameters");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -81,6 +82,7 @@ class Indexing {
 
  private:
   void process(int64_t rank);
+  Video scan_patiently(const std::string& path) const;
   void process_one(size_t i);
   ShareReport report_share_to_rank_0() const;
   IndexReport report_share() const;
@@ -163,6 +165,21 @@ void Indexing::process(int64_t rank) {
   if (fatal) throw *fatal;
 }
 
+// A read that fails is tried again, as the loader does: a network file system may only be late.
+Video Indexing::scan_patiently(const std::string& path) const {
+  for (int wait_ms = 100;; wait_ms *= 4) {
+    try {
+      return scan(env_, path, options_.verify);
+    } catch (const Error& e) {
+      // What cannot be opened at all (no permission, say) will not open a second later.
+      if (e.kind() != ErrorKind::kIo || wait_ms > 1600 ||
+          std::string(e.what()).find("cannot open") != std::string::npos)
+        throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+    }
+  }
+}
+
 // Throws only what must end the run: a journal that cannot be written.
 void Indexing::process_one(size_t i) {
   Outcome& outcome = outcomes_[i];
@@ -198,7 +215,7 @@ void Indexing::process_one(size_t i) {
       outcome.reason = skipped->second.reason;
       return;
     }
-    Video video = scan(env_, path, options_.verify);
+    Video video = scan_patiently(path);
     summary = summarize(video);
     video.file.path.clear();
     record = serialize_video(video);

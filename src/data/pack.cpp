@@ -54,13 +54,30 @@ void in_parallel(int threads, int64_t count, const std::function<void(int64_t)>&
   if (error) std::rethrow_exception(error);
 }
 
-// Only what a pack is made of goes, and nothing when there is anything else. The plan goes last, so
-// that a stop on the way leaves a folder that --restart takes again.
+// "shard-00012.tar", .json or .kix, perhaps with ".tmp" behind.
+bool is_shard_file(std::string name) {
+  if (name.ends_with(".tmp")) name.resize(name.size() - 4);
+  const size_t dot = name.rfind('.');
+  if (!name.starts_with("shard-") || dot == std::string::npos || dot < 11) return false;
+  const std::string digits = name.substr(6, dot - 6), suffix = name.substr(dot);
+  return digits.find_first_not_of("0123456789") == std::string::npos &&
+         (suffix == ".tar" || suffix == ".json" || suffix == ".kix");
+}
+
+// Only what a pack is made of goes, and nothing when there is anything else, or no plan: tar shards
+// of others look alike. The plan goes last, so that a stop on the way leaves a folder that
+// --restart takes again.
 void remove_pack(Env* env, const std::string& folder) {
   const std::vector<std::string> names = env->list(folder);
+  if (names.empty()) return;
+  if (std::find(names.begin(), names.end(), "plan.json") == names.end())
+    fail(ErrorKind::kUsage,
+         "--restart: {} holds files but no plan.json, so it is no pack; choose another --out",
+         folder);
   for (const std::string& name : names)
-    if (!name.starts_with("shard-") && !name.ends_with(".tmp") && name != "plan.json" &&
-        name != "pack.kix" && name != "skipped.jsonl" && name != "parts")
+    if (!is_shard_file(name) && name != "plan.json" && name != "plan.json.tmp" &&
+        name != "pack.kix.tmp" && name != "skipped.jsonl.tmp" && name != "pack.kix" &&
+        name != "skipped.jsonl" && name != "parts")
       fail(ErrorKind::kUsage,
            "--restart: {} holds {}, which is no part of a pack; move it away or choose another "
            "--out",

@@ -44,6 +44,7 @@ void decode(media::CpuClipDecoder& decoder, Clip& clip, ClipSpeed& speed,
   request.size = kSize;
   request.out = out.data();
   request.channel_stride = kFrames * kSize * kSize;
+  request.allow_concealed = true;  // an exact pack may hold damage; speed is what is measured
   const double start = monotonic_s();
   const media::ClipCost cost = decoder.decode(request);
   clip.best_s = std::min(clip.best_s, monotonic_s() - start);

@@ -159,7 +159,9 @@ void copy_member(Env* env, const Video& video, const Item& item, const std::stri
       media::locate_cut(video.table, item.first_frame, item.frame_count, cut, packed);
   // A copy must show what the source shows, damage and all. The same packets do; where a container
   // rewrites them, the frames themselves are compared.
-  bool same_packets = packed.stream.extradata == video.table.stream.extradata;
+  // What travels beside the packets (new codec parameters) does not travel with a copy.
+  bool same_packets = video.table.direct_read && video.table.reuse_off.empty() &&
+                      packed.stream.extradata == video.table.stream.extradata;
   for (uint32_t i = 0; same_packets && i < cut.packet_count; ++i)
     same_packets = packed.size[i] == video.table.size[cut.first_packet + i];
   if (!same_packets || with_quality) {

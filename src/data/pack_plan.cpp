@@ -168,7 +168,13 @@ FrameChoice choose_frames(const media::PacketTable& table, const Item& item,
     if (time > pts.back()) break;
     while (at + 1 < item.frame_count && pts[size_t(at + 1)] <= time) ++at;
     const int64_t frame = item.first_frame + at;
-    if (!c.frames.empty() && c.frames.back() == frame) continue;  // a gap in a variable rate
+    if (!c.frames.empty() && c.frames.back() == frame) {
+      // A gap in a variable rate, which may be millions of years long in a damaged file: on to the
+      // first k at or after the next frame.
+      const int64_t next_time = pts[size_t(std::min(at + 1, item.frame_count - 1))];
+      k = std::max(k, av_rescale_q_rnd(next_time, ticks, av_inv_q(rate), AV_ROUND_DOWN) - 1);
+      continue;
+    }
     c.frames.push_back(frame);
     c.pts.push_back(k);
   }

@@ -100,11 +100,13 @@ class DemuxedBytes : public PacketBytes {
 
 }  // namespace
 
-FrameDecoder& CpuClipDecoder::decoder_for(const StreamParameters& stream, LoopFilter loop_filter) {
-  // What an old x264 says of itself in a stream's first packet changes how lossless 4:4:4 is
-  // decoded and outlives a restart, so such a decoder is not reused.
-  const bool is_reusable = stream.codec != "h264" || stream.profile < 244;
-  for (auto it = decoders_.begin(); is_reusable && it != decoders_.end(); ++it)
+FrameDecoder& CpuClipDecoder::decoder_for(const PacketTable& table, LoopFilter loop_filter) {
+  const StreamParameters& stream = table.stream;
+  if (!table.reuse_off.empty()) {
+    alone_ = std::make_unique<FrameDecoder>(stream, loop_filter);
+    return *alone_;
+  }
+  for (auto it = decoders_.begin(); it != decoders_.end(); ++it)
     if (it->loop_filter == loop_filter && it->stream == stream) {
       decoders_.splice(decoders_.begin(), decoders_, it);
       decoders_.front().decoder->restart();
@@ -152,28 +154,33 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
     receive(found->frame, frame);
   };
 
-  FrameDecoder& decoder = decoder_for(table.stream, loop_filter);
-  const int64_t complaints = decoder.complaints();
+  FrameDecoder* decoder = &decoder_for(table, loop_filter);
+  int64_t complaints = -decoder->complaints();
   size_t restart = 0;
   bool fresh = true;
   for (size_t i = 0; i < plan.packets.size() && missing > 0; ++i) {
     if (restart < plan.restarts.size() && plan.restarts[restart] == i) {
       if (!fresh) {
-        decoder.drain(take);
-        decoder.restart();
+        decoder->drain(take);
+        if (table.reuse_off.empty()) {
+          decoder->restart();
+        } else {
+          complaints += decoder->complaints();
+          decoder = &decoder_for(table, loop_filter);
+        }
       }
       ++restart;
     }
     const uint32_t ordinal = plan.packets[i];
     const PacketBytes::Bytes packet = source->get(ordinal);
-    decoder.feed(packet.bytes, ordinal, (table.flags[ordinal] & kDiscard) != 0, take,
-                 packet.demuxed);
+    decoder->feed(packet.bytes, ordinal, (table.flags[ordinal] & kDiscard) != 0, take,
+                  packet.demuxed);
     ++cost.packets_decoded;
     fresh = false;
   }
-  if (missing > 0) decoder.drain(take);
+  if (missing > 0) decoder->drain(take);
   cost.packets_dropped = plan.dropped;
-  cost.complaints = decoder.complaints() - complaints;
+  cost.complaints = complaints + decoder->complaints();
   cost.decode_s = monotonic_s() - start;
   for (const Wanted& w : wanted)
     if (!w.seen)

@@ -85,7 +85,7 @@ class CpuClipDecoder : public ClipDecoder {
     LoopFilter loop_filter;
     std::unique_ptr<FrameDecoder> decoder;
   };
-  FrameDecoder& decoder_for(const StreamParameters& stream, LoopFilter loop_filter);
+  FrameDecoder& decoder_for(const PacketTable& table, LoopFilter loop_filter);
 
   static constexpr size_t kMostFiles = 32;
 
@@ -93,6 +93,7 @@ class CpuClipDecoder : public ClipDecoder {
   OpenFiles files_;
   size_t most_contexts_;
   std::list<OpenDecoder> decoders_;                // newest first
+  std::unique_ptr<FrameDecoder> alone_;            // the last one for a stream that allows no reuse
   std::vector<PixelConverter<float>> converters_;  // one a view: each keeps its tables
   std::vector<uint8_t> bytes_;
 };

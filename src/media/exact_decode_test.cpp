@@ -204,6 +204,12 @@ constexpr Made kMade[] = {
      "$FF $SRC -c:v libx264 -g 12 a.ts && $FF $SRC -vf scale=64:48 -c:v libx264 -g 12 b.ts && "
      "cat a.ts b.ts > two_sizes.ts",
      4, false, true},
+    // Another encoder's parameters from the middle on, in-band, under the same ids.
+    {"joined.mkv",
+     "$FF $SRC -c:v libx264 -g 12 -qp 15 -coder 0 a.mkv && $FF $SRC -c:v libx264 -g 12 -qp 35 "
+     "-coder 0 b.ts && $FF -i b.ts -c copy b.mkv && echo file a.mkv > l.txt && "
+     "echo file b.mkv >> l.txt && $FF -f concat -auto_convert 0 -i l.txt -c copy joined.mkv",
+     4, true, true},
     {"ten_bits.mkv", "$FF $SRC -pix_fmt yuv422p10 -c:v libx264 -g 12 ten_bits.mkv", 4, true, true},
     // HEVC: x265 opens its GOPs unless told otherwise
     {"cra.mkv", "$FF $SRC -c:v libx265 -x265-params log-level=none:keyint=12:min-keyint=12 cra.mkv",

@@ -3,7 +3,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <span>
+
+#include "base/hash.h"
 
 namespace keiko::media {
 
@@ -41,6 +44,37 @@ bool for_each_nal(std::span<const uint8_t> packet, int length_size, Visit visit)
 inline int nal_length_size(std::span<const uint8_t> extradata, size_t at) {
   if (extradata.size() <= at || extradata[0] != 1) return 0;
   return (extradata[at] & 3) + 1;
+}
+
+// The parameter sets (VPS, SPS, PPS) that a stream's extradata holds, by fingerprint.
+class ParameterSets {
+ public:
+  void add(std::span<const uint8_t> unit) { units_.insert(fingerprint(unit)); }
+  bool contains(std::span<const uint8_t> unit) const { return units_.contains(fingerprint(unit)); }
+
+ private:
+  // Zeros behind a unit belong to the byte stream, not to the unit.
+  static uint64_t fingerprint(std::span<const uint8_t> unit) {
+    while (!unit.empty() && unit.back() == 0) unit = unit.first(unit.size() - 1);
+    return xxh3(unit);
+  }
+  std::set<uint64_t> units_;
+};
+
+// Calls `visit(unit)` for every one of `count` units, each behind two bytes of length, from `at`
+// on; `at` ends behind them. As in avcC and hvcC.
+template <class Visit>
+void for_each_sized_unit(std::span<const uint8_t> bytes, size_t& at, size_t count, Visit visit) {
+  for (; count > 0 && bytes.size() >= 2 && at <= bytes.size() - 2; --count) {
+    const size_t size = size_t(bytes[at]) << 8 | bytes[at + 1];
+    at += 2;
+    if (size > bytes.size() - at) {
+      at = bytes.size();
+      return;
+    }
+    if (size > 0) visit(bytes.subspan(at, size));
+    at += size;
+  }
 }
 
 }  // namespace keiko::media

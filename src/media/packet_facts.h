@@ -23,6 +23,9 @@ struct PacketFacts {
   bool is_unreferenced = false;
   int temporal_id = 0;    // HEVC: sub-layer, 0 is the lowest
   bool is_field = false;  // H.264: a picture made of two fields that are coded apart
+  // H.264, HEVC: brings a parameter set that the stream's extradata does not hold. Decoding from a
+  // later packet may then need it, and a decoder that has seen it decodes other streams wrongly.
+  bool changes_parameters = false;
 };
 
 // Reads the packets of one stream in decode order: parameter sets are remembered. Not thread-safe.

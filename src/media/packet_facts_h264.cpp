@@ -15,6 +15,7 @@ class H264Reader : public HeaderReader {
         context_(make_codec_context(stream)),
         parser_(av_parser_init(AV_CODEC_ID_H264), av_parser_close) {
     if (parser_) parser_->flags |= PARSER_FLAG_COMPLETE_FRAMES;
+    read_parameter_sets(stream.extradata);
   }
 
   PacketFacts read(std::span<const uint8_t> packet) override {
@@ -22,6 +23,7 @@ class H264Reader : public HeaderReader {
     bool has_slices = false, all_idr = true, all_unreferenced = true;
     facts.is_readable = for_each_nal(packet, length_size_, [&](std::span<const uint8_t> unit) {
       const int type = unit[0] & 31;  // table 7-1: 1 to 5 are slices, 5 is IDR
+      facts.changes_parameters |= is_parameter_set(type) && !known_.contains(unit);
       if (type < 1 || type > 5) return;
       has_slices = true;
       all_idr &= type == 5;
@@ -45,7 +47,25 @@ class H264Reader : public HeaderReader {
   bool is_conclusive() const override { return !is_lossless_capable_; }
 
  private:
+  static bool is_parameter_set(int type) { return type == 7 || type == 8 || type == 13; }
+
+  // avcC: ISO/IEC 14496-15, 5.3.3.1: five bytes, then the sequence and the picture parameter sets.
+  void read_parameter_sets(std::span<const uint8_t> extradata) {
+    const auto add = [&](std::span<const uint8_t> unit) { known_.add(unit); };
+    if (length_size_ == 0) {
+      for_each_nal(extradata, 0, add);
+      return;
+    }
+    size_t at = 6;
+    if (extradata.size() > 5) for_each_sized_unit(extradata, at, extradata[5] & 31, add);
+    if (at < extradata.size()) {
+      const size_t count = extradata[at++];
+      for_each_sized_unit(extradata, at, count, add);
+    }
+  }
+
   int length_size_;
+  ParameterSets known_;
   bool is_lossless_capable_;
   CodecPointer context_;
   std::unique_ptr<AVCodecParserContext, decltype(&av_parser_close)> parser_;

@@ -9,7 +9,7 @@ namespace {
 
 // Table 7-1 of H.265.
 constexpr int kRaslN = 8, kRaslR = 9, kBlaFirst = 16, kBlaLast = 18, kIdrWithRadl = 19,
-              kIdrAlone = 20, kCra = 21, kLastSlice = 31, kPps = 34, kEndOfSequence = 36,
+              kIdrAlone = 20, kCra = 21, kLastSlice = 31, kVps = 32, kPps = 34, kEndOfSequence = 36,
               kEndOfBitstream = 37;
 
 class HevcReader : public HeaderReader {
@@ -22,12 +22,13 @@ class HevcReader : public HeaderReader {
   PacketFacts read(std::span<const uint8_t> packet) override {
     PacketFacts facts;
     bool has_slices = false, all_start = true, all_unreferenced = true, all_rasl = true;
-    bool is_irap = false, ends_sequence = false, restarts_here = false;
+    bool is_irap = false, ends_sequence = false, restarts_here = false, drops_earlier = false;
     facts.is_readable = for_each_nal(packet, length_size_, [&](std::span<const uint8_t> unit) {
       if (unit.size() < 2) return;
       const int type = unit[0] >> 1 & 63;
       const int layer = (unit[0] & 1) << 5 | unit[1] >> 3;
       if (layer > 0) return;  // another view or quality: the decoder leaves it out
+      facts.changes_parameters |= type >= kVps && type <= kPps && !known_.contains(unit);
       if (type == kPps) read_pps(unit);
       if (type == kEndOfSequence || type == kEndOfBitstream) {
         // Before the slices it ends what came before this packet; after them, this packet.
@@ -39,6 +40,8 @@ class HevcReader : public HeaderReader {
       const bool is_bla = type >= kBlaFirst && type <= kBlaLast;
       all_start &= is_idr || is_bla || type == kCra;
       is_irap |= type >= kBlaFirst && type <= 23;
+      // 7.3.6.1: the second bit of an IRAP's slice header, no_output_of_prior_pics_flag.
+      drops_earlier |= type >= kBlaFirst && type <= 23 && unit.size() > 2 && (unit[2] & 0x40);
       restarts_here |= is_idr || is_bla;
       all_rasl &= type == kRaslN || type == kRaslR;
       // Sub-layer non-reference pictures have even types up to 14.
@@ -51,8 +54,10 @@ class HevcReader : public HeaderReader {
       facts.is_random_access = all_start;
       facts.is_unreferenced = all_unreferenced;
       // 8.3.1 and C.5.2.2: pictures that refer to what lies before a broken link are not output.
-      facts.shown_frames = may_hide_ ? -1 : (all_rasl && no_rasl_output_ ? 0 : 1);
+      facts.shown_frames =
+          may_hide_ || (drops_earlier && has_begun_) ? -1 : (all_rasl && no_rasl_output_ ? 0 : 1);
       after_end_ = false;
+      has_begun_ = true;
     }
     if (ends_sequence) after_end_ = true;
     return facts;
@@ -72,32 +77,30 @@ class HevcReader : public HeaderReader {
   void read_parameter_sets(std::span<const uint8_t> extradata) {
     if (length_size_ == 0) {
       for_each_nal(extradata, 0, [&](std::span<const uint8_t> unit) {
+        known_.add(unit);
         if (unit.size() > 2 && (unit[0] >> 1 & 63) == kPps) read_pps(unit);
       });
       return;
     }
     size_t at = 22;
-    const auto u16 = [&] {
-      const size_t value = at + 2 <= extradata.size() ? extradata[at] << 8 | extradata[at + 1] : 0;
-      at += 2;
-      return value;
-    };
     const int arrays = at < extradata.size() ? extradata[at++] : 0;
-    for (int i = 0; i < arrays && at < extradata.size(); ++i) {
-      const int type = extradata[at++] & 63;
-      for (size_t n = u16(); n > 0 && at < extradata.size(); --n) {
-        const size_t size = u16();
-        if (at > extradata.size() || size > extradata.size() - at) return;
-        if (type == kPps && size > 2) read_pps(extradata.subspan(at, size));
-        at += size;
-      }
+    for (int i = 0; i < arrays && at + 3 <= extradata.size(); ++i) {
+      const int type = extradata[at] & 63;
+      const size_t count = size_t(extradata[at + 1]) << 8 | extradata[at + 2];
+      at += 3;
+      for_each_sized_unit(extradata, at, count, [&](std::span<const uint8_t> unit) {
+        known_.add(unit);
+        if (type == kPps && unit.size() > 2) read_pps(unit);
+      });
     }
   }
 
   int length_size_;
+  ParameterSets known_;
   bool may_hide_ = false;
   bool after_end_ = true;  // the next intra random-access picture begins a sequence
   bool no_rasl_output_ = true;
+  bool has_begun_ = false;
 };
 
 }  // namespace

@@ -67,25 +67,32 @@ void decode_in_order(Env* env, const PacketTable& table, const std::string& path
     receive(frames[next++], frame);
   };
   PacketReader reader(env, table, path);
-  FrameDecoder decoder(table.stream);
+  auto decoder = std::make_unique<FrameDecoder>(table.stream);
+  int64_t complaints = 0;  // of decoders left behind
   size_t restart = 0;
   for (size_t i = 0; i < plan.packets.size() && next < frames.size(); ++i) {
     if (restart < plan.restarts.size() && plan.restarts[restart] == i) {
       if (i > 0) {
-        decoder.drain(take);
-        decoder.restart();
+        decoder->drain(take);
+        if (table.reuse_off.empty()) {
+          decoder->restart();
+        } else {
+          complaints += decoder->complaints();
+          decoder = std::make_unique<FrameDecoder>(table.stream);
+        }
       }
       ++restart;
     }
     const uint32_t p = plan.packets[i];
     const std::span<const uint8_t> bytes = reader.get(p);
-    decoder.feed(bytes, p, (table.flags[p] & kDiscard) != 0, take, reader.demuxed());
+    decoder->feed(bytes, p, (table.flags[p] & kDiscard) != 0, take, reader.demuxed());
   }
-  if (next < frames.size()) decoder.drain(take);
+  if (next < frames.size()) decoder->drain(take);
   if (next < frames.size()) missing(next);
-  if (damage == Damage::kRefuse && decoder.complaints() > 0)
+  complaints += decoder->complaints();
+  if (damage == Damage::kRefuse && complaints > 0)
     fail(ErrorKind::kData, "{}: damaged; the {} decoder complained of {} of {} packets", path,
-         table.stream.codec, decoder.complaints(), plan.packets.size());
+         table.stream.codec, complaints, plan.packets.size());
 }
 
 }  // namespace keiko::media

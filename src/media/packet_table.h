@@ -71,6 +71,8 @@ struct PacketTable {
   std::string direct_read_off;  // why not, when not
   bool skipping = false;        // droppable packets are known
   std::string skipping_off;     // why not, when not
+  // Why a decoder that decoded this stream may not go on with another clip; empty: it may.
+  std::string reuse_off;
   bool mapped_by_decoding = false;  // frame_packet was seen, not concluded
   int64_t corrupt_packets = 0;      // packets that the demuxer could not read
 

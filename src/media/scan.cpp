@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 extern "C" {
 #include <libavutil/display.h>
@@ -89,9 +90,10 @@ int64_t locate(const ReadableFile& file, const AVPacket& packet, std::vector<uin
 
 // What the packets' own bytes say of a whole stream.
 struct StreamFacts {
-  bool are_known = true;       // every packet was understood
-  bool has_fields = false;     // pictures made of two fields that are coded apart
-  bool has_open_gops = false;  // the container calls packets key frames that are none by rule
+  bool are_known = true;            // every packet was understood
+  bool has_fields = false;          // pictures made of two fields that are coded apart
+  bool changes_parameters = false;  // the extradata does not hold all parameter sets
+  bool has_open_gops = false;       // the container calls packets key frames that are none by rule
   int highest_layer = 0;
   std::vector<int8_t> shown_frames;  // of each packet, -1: not known
   std::vector<int8_t> layer;         // HEVC temporal id of each packet
@@ -106,7 +108,8 @@ bool container_gives_every_time(const std::string& format_name) {
 // frame is a true one, no picture is split over packets, and the file is whole.
 bool frames_follow_from_packets(const PacketTable& table, const StreamFacts& facts) {
   if (!container_gives_every_time(table.stream.format_name)) return false;
-  if (!facts.are_known || facts.has_fields || facts.has_open_gops) return false;
+  if (!facts.are_known || facts.has_fields || facts.has_open_gops || facts.changes_parameters)
+    return false;
   if (table.corrupt_packets > 0 || !(table.flags[0] & kRandomAccess)) return false;
   std::vector<int64_t> times;
   for (size_t i = 0; i < table.size.size(); ++i) {
@@ -157,6 +160,19 @@ void make_ascending(std::vector<int64_t>& times, bool sort) {
     times[f] = std::max(times[f - 1], int64_t(uint64_t(times[f]) + shift));
     if (times[f] > times[f - 1]) step = uint64_t(times[f]) - before;
   }
+}
+
+// Why a decoder must be opened afresh for every clip of the stream; empty when it need not. What a
+// flush leaves behind is known for codecs whose points to start from reset everything but parameter
+// sets, and those must be the extradata's.
+std::string why_no_reuse(const StreamParameters& stream, const StreamFacts& facts) {
+  static const std::set<std::string> kForgetful = {"h264", "hevc", "vp8", "vp9", "av1"};
+  if (!kForgetful.contains(stream.codec))
+    return fmt::format("what a {} decoder keeps from before is not known", stream.codec);
+  if (facts.changes_parameters) return "the codec parameters change inside the stream";
+  if (stream.codec == "h264" && stream.profile >= 244)
+    return "what an x264 says of itself changes how lossless 4:4:4 is decoded";
+  return "";
 }
 
 // Decodes the file to see its frames, and tries the shortcuts that no rule promises.
@@ -294,26 +310,29 @@ PacketTable scan_video(const std::string& path, Env* env) {
     if (facts.is_unreferenced) flags |= kDroppable;
     stream_facts.are_known &= facts.is_readable;
     stream_facts.has_fields |= facts.is_field;
+    stream_facts.changes_parameters |= facts.changes_parameters;
     stream_facts.has_open_gops |= (flags & kKeyPacket) && !(flags & kRandomAccess);
     stream_facts.highest_layer = std::max(stream_facts.highest_layer, facts.temporal_id);
     stream_facts.shown_frames.push_back(int8_t(std::min(facts.shown_frames, 2)));
     stream_facts.layer.push_back(int8_t(facts.temporal_id));
     int64_t position = -1;
-    if (table.direct_read) {
+    // What travels beside the bytes is lost to direct reads.
+    std::string reason;
+    if (av_packet_get_side_data(packet, AV_PKT_DATA_NEW_EXTRADATA, nullptr) != nullptr) {
+      stream_facts.changes_parameters = true;
+      reason = fmt::format("packet {} changes the codec parameters", table.size.size());
+    } else if (av_packet_get_side_data(packet, AV_PKT_DATA_PALETTE, nullptr) != nullptr) {
+      stream_facts.are_known = false;
+      reason = fmt::format("packet {} changes the palette", table.size.size());
+    } else if (table.direct_read) {
       position = locate(*file, *packet, scratch);
-      if (position < 0) {
-        table.direct_read = false;
-        table.direct_read_off = fmt::format(
-            "the bytes of packet {} do not lie in the file as they are", table.size.size());
-      } else if (av_packet_get_side_data(packet, AV_PKT_DATA_NEW_EXTRADATA, nullptr) != nullptr) {
-        table.direct_read = false;
-        table.direct_read_off =
-            fmt::format("packet {} changes the codec parameters", table.size.size());
-        stream_facts.are_known = false;
-      } else if (av_packet_get_side_data(packet, AV_PKT_DATA_PALETTE, nullptr) != nullptr) {
-        table.direct_read = false;
-        table.direct_read_off = fmt::format("packet {} changes the palette", table.size.size());
-      }
+      if (position < 0)
+        reason = fmt::format("the bytes of packet {} do not lie in the file as they are",
+                             table.size.size());
+    }
+    if (table.direct_read && !reason.empty()) {
+      table.direct_read = false;
+      table.direct_read_off = reason;
     }
     table.position.push_back(position);
     table.size.push_back(uint32_t(packet->size));
@@ -328,6 +347,7 @@ PacketTable scan_video(const std::string& path, Env* env) {
   if (!table.direct_read) std::fill(table.position.begin(), table.position.end(), -1);
 
   decide_skipping(table, stream_facts, reader != nullptr);
+  table.reuse_off = why_no_reuse(table.stream, stream_facts);
   if (reader && reader->is_conclusive() && frames_follow_from_packets(table, stream_facts)) {
     conclude_frames(table, stream_facts);
     complete_table(table);
