@@ -70,10 +70,6 @@ bool is_shard_file(std::string name) {
 void remove_pack(Env* env, const std::string& folder) {
   const std::vector<std::string> names = env->list(folder);
   if (names.empty()) return;
-  if (std::find(names.begin(), names.end(), "plan.json") == names.end())
-    fail(ErrorKind::kUsage,
-         "--restart: {} holds files but no plan.json, so it is no pack; choose another --out",
-         folder);
   for (const std::string& name : names)
     if (!is_shard_file(name) && name != "plan.json" && name != "plan.json.tmp" &&
         name != "pack.kix.tmp" && name != "skipped.jsonl.tmp" && name != "pack.kix" &&
@@ -82,6 +78,10 @@ void remove_pack(Env* env, const std::string& folder) {
            "--restart: {} holds {}, which is no part of a pack; move it away or choose another "
            "--out",
            folder, name);
+  if (std::find(names.begin(), names.end(), "plan.json") == names.end())
+    fail(ErrorKind::kUsage,
+         "--restart: {} holds files but no plan.json, so it is no pack; choose another --out",
+         folder);
   for (const std::string& name : names)
     if (name != "plan.json") remove_tree(env, folder + "/" + name);
   env->sync_folder(folder);

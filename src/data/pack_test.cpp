@@ -325,6 +325,11 @@ TEST_F(Pack, AFolderWithOtherFilesIsLeftAlone) {
   o.restart = true;
   EXPECT_NE(error_of([&] { make_pack(env, o, {}); }).find("letter.txt"), std::string::npos);
   EXPECT_EQ(read_text(env, folder.path() + "/letter.txt"), "dear");
+  // Shards of another tool look alike, but have no plan beside them.
+  env->remove(folder.path() + "/letter.txt");
+  publish(env, folder.path() + "/shard-00000.tar", "theirs");
+  EXPECT_NE(error_of([&] { make_pack(env, o, {}); }).find("no plan.json"), std::string::npos);
+  EXPECT_EQ(read_text(env, folder.path() + "/shard-00000.tar"), "theirs");
 }
 
 TEST_F(Pack, BadVideosAreLeftOutByNameAndTooManyEndTheRun) {
