@@ -25,7 +25,8 @@ class FileBuffer {
   // or are missing.
   void write(AVPacket& packet);
   // The whole file; nothing may follow. Throws Error(kData) when it is larger than 2 GiB, which is
-  // what libavformat can hold in memory.
+  // what libavformat can hold in memory; write() may fail earlier, from about 213 MB on, because
+  // of the limit on one allocation (limits.h).
   std::vector<uint8_t> finish();
 
  private:
