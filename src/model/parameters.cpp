@@ -90,6 +90,18 @@ void Parameters::zero_grad() {
   for (FlatBuffer& buffer : buffers_) buffer.grad.zero_();
 }
 
+std::vector<std::pair<std::string, std::vector<int64_t>>> Parameters::published_shapes() const {
+  std::vector<std::pair<std::string, std::vector<int64_t>>> shapes;
+  for (const Parameter& p : parameters_) {
+    std::vector<int64_t> shape = p.spec.shape;
+    if (!p.spec.parts.empty()) shape[0] /= int64_t(p.spec.parts.size());
+    if (p.spec.parts.empty()) shapes.emplace_back(p.spec.name, shape);
+    for (const std::string& part : p.spec.parts) shapes.emplace_back(part, shape);
+  }
+  std::sort(shapes.begin(), shapes.end());
+  return shapes;
+}
+
 std::vector<NamedTensor> Parameters::published() const {
   std::vector<NamedTensor> tensors;
   for (const Parameter& p : parameters_) {

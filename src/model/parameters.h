@@ -68,6 +68,8 @@ class Parameters {
   int64_t count() const;  // numbers in all parameters
   void zero_grad();
 
+  // Published names and shapes of everything announced so far, sorted; works before allocate().
+  std::vector<std::pair<std::string, std::vector<int64_t>>> published_shapes() const;
   // Views under their published names, sorted.
   std::vector<NamedTensor> published() const;
   // Copies `tensors` into the parameters of those names (converting the dtype). Returns the names

@@ -8,14 +8,20 @@
 namespace keiko::model {
 namespace {
 
-constexpr double kHeadNormEps = 1e-5;  // decoder.norm and fc_norm ignore layer_norm_eps
-
 int64_t decoder_mlp_width(const DecoderOptions& d, const VitOptions& e) {
   return d.mlp_width > 0 ? d.mlp_width : int64_t(double(d.width) * e.mlp_ratio);
 }
 
-at::Tensor keep_of(const at::Tensor& keep, int64_t block) {
-  return keep.defined() ? keep.select(0, block) : at::Tensor();
+BlockShape block_shape(const VitOptions& o, int64_t width, int64_t mlp_width, int64_t heads) {
+  BlockShape shape;
+  shape.width = width;
+  shape.mlp_width = mlp_width;
+  shape.heads = heads;
+  shape.eps = o.layer_norm_eps;
+  shape.tanh_gelu = o.tanh_gelu;
+  shape.bias = o.qkv_bias ? AttentionBias::kQueryValue : AttentionBias::kNone;
+  shape.init = Init::kXavierUniform;
+  return shape;
 }
 
 }  // namespace
@@ -23,10 +29,8 @@ at::Tensor keep_of(const at::Tensor& keep, int64_t block) {
 VideoMaeEncoder::VideoMaeEncoder(Parameters& parameters, const VitOptions& o, const TokenGrid& grid,
                                  bool has_final_norm)
     : options_(o), has_final_norm_(has_final_norm) {
-  const std::string embed = "videomae.embeddings.patch_embeddings.projection";
-  embed_.weight = parameters.declare(
-      {embed + ".weight", {o.width, 3, o.tubelet_size, o.patch_size, o.patch_size}, 0});
-  embed_.bias = parameters.declare({embed + ".bias", {o.width}, 0, false, Init::kZeros});
+  embed_ = declare_patch_embedding(parameters, "videomae.embeddings.patch_embeddings.projection", o,
+                                   Init::kXavierUniform);
   positions_ = o.positions == "learned"
                    ? parameters.declare({"videomae.embeddings.position_embeddings",
                                          {1, grid.count(), o.width},
@@ -36,7 +40,8 @@ VideoMaeEncoder::VideoMaeEncoder(Parameters& parameters, const VitOptions& o, co
                    : sinusoid_table(grid.count(), o.width, parameters.dtype());
   for (int64_t i = 0; i < o.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("videomae.encoder.layer.{}", i),
-                                    int(1 + i), o.width, o.mlp_width(), o.heads, o.layer_norm_eps));
+                                    int(1 + i), kVideoMaeNames,
+                                    block_shape(o, o.width, o.mlp_width(), o.heads)));
   if (has_final_norm)
     norm_ = declare_norm(parameters, "videomae.layernorm", int(o.depth), o.width, o.layer_norm_eps);
 }
@@ -49,13 +54,16 @@ at::Tensor VideoMaeEncoder::forward(const at::Tensor& patches, const at::Tensor&
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         int(1 + i),
-        [&](const at::Tensor& in) { return blocks_[i].forward(in, keep_of(keep, int64_t(i))); }, x);
+        [&](const at::Tensor& in) {
+          return blocks_[i].forward(in, keep_of_block(keep, int64_t(i)), {});
+        },
+        x);
   return has_final_norm_ ? norm_.forward(x) : x;
 }
 
 VideoMaePretraining::VideoMaePretraining(Parameters& parameters, const VitOptions& e,
                                          const DecoderOptions& d, const TokenGrid& grid)
-    : encoder_(parameters, e, grid, true), options_(d), first_block_(int(e.depth) + 1) {
+    : encoder_(parameters, e, grid, d.final_norm), options_(d), first_block_(int(e.depth) + 1) {
   to_decoder_ =
       declare_linear(parameters, "encoder_to_decoder", first_block_, e.width, d.width, false);
   mask_token_ =
@@ -68,10 +76,10 @@ VideoMaePretraining::VideoMaePretraining(Parameters& parameters, const VitOption
                                         : sinusoid_table(grid.count(), d.width, parameters.dtype());
   for (int64_t i = 0; i < d.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("decoder.decoder_layers.{}", i),
-                                    first_block_ + int(i), d.width, decoder_mlp_width(d, e),
-                                    d.heads, e.layer_norm_eps));
+                                    first_block_ + int(i), kVideoMaeNames,
+                                    block_shape(e, d.width, decoder_mlp_width(d, e), d.heads)));
   const int last = first_block_ + int(d.depth) - 1;
-  norm_ = declare_norm(parameters, "decoder.norm", last, d.width, kHeadNormEps);
+  norm_ = declare_norm(parameters, "decoder.norm", last, d.width, d.norm_eps);
   head_ = declare_linear(parameters, "decoder.head", last, d.width, grid.patch_values());
 }
 
@@ -87,27 +95,31 @@ at::Tensor VideoMaePretraining::forward(const at::Tensor& patches, const at::Ten
   at::Tensor x = at::cat({seen, hidden.to(seen.scalar_type())}, 1);
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
-        first_block_ + int(i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}); }, x);
+        first_block_ + int(i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); },
+        x);
   return head_.forward(norm_.forward(x.narrow(1, k, m)));
 }
 
 VideoMaeClassifier::VideoMaeClassifier(Parameters& parameters, const VitOptions& o,
-                                       const TokenGrid& grid, int64_t classes)
-    : encoder_(parameters, o, grid, false),
+                                       const TokenGrid& grid, const VideoMaeHeadOptions& head)
+    : encoder_(parameters, o, grid, !head.mean_pooling),
+      mean_pooling_(head.mean_pooling),
       all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {
   const int last = int(o.depth) + 1;
-  fc_norm_ = declare_norm(parameters, "fc_norm", last, o.width, kHeadNormEps);
+  if (mean_pooling_) fc_norm_ = declare_norm(parameters, "fc_norm", last, o.width, head.norm_eps);
   // VideoMAE's fine-tuning starts the head near zero: trunc_normal(0.02) times 0.001.
-  classifier_.weight = parameters.declare(
-      {"classifier.weight", {classes, o.width}, last, true, Init::kTruncNormal, 2e-5});
-  classifier_.bias = parameters.declare({"classifier.bias", {classes}, last, false, Init::kZeros});
+  classifier_ = declare_linear(parameters, "classifier", last, o.width, head.classes,
+                               Init::kTruncNormal, 2e-5);
+}
+
+at::Tensor VideoMaeClassifier::pool(const at::Tensor& tokens) const {
+  return mean_pooling_ ? fc_norm_.forward(tokens.mean(1)) : tokens.select(1, 0);
 }
 
 at::Tensor VideoMaeClassifier::forward(const at::Tensor& patches, const at::Tensor& keep,
                                        const BlockRunner& runner) const {
   const at::Tensor ids = all_ids_.expand({patches.size(0), -1});
-  const at::Tensor mean = encoder_.forward(patches, ids, keep, runner).mean(1);
-  return classifier_.forward(fc_norm_.forward(mean));
+  return classify(pool(encoder_.forward(patches, ids, keep, runner)));
 }
 
 at::Tensor videomae_target(const at::Tensor& pixels, const TokenGrid& g, bool normalise) {
@@ -132,7 +144,10 @@ nlohmann::ordered_json videomae_config(const VitOptions& vit, const DecoderOptio
   c["architectures"] = {decoder != nullptr ? "VideoMAEForPreTraining"
                                            : "VideoMAEForVideoClassification"};
   c["model_type"] = "videomae";
-  c["image_size"] = grid.rows * grid.patch_size;
+  if (grid.rows == grid.columns)
+    c["image_size"] = grid.rows * grid.patch_size;
+  else
+    c["image_size"] = {grid.rows * grid.patch_size, grid.columns * grid.patch_size};
   c["num_frames"] = grid.times * grid.tubelet_size;
   c["num_channels"] = 3;
   c["patch_size"] = vit.patch_size;
@@ -141,14 +156,14 @@ nlohmann::ordered_json videomae_config(const VitOptions& vit, const DecoderOptio
   c["num_hidden_layers"] = vit.depth;
   c["num_attention_heads"] = vit.heads;
   c["intermediate_size"] = vit.mlp_width();
-  c["hidden_act"] = "gelu";
+  c["hidden_act"] = vit.tanh_gelu ? "gelu_pytorch_tanh" : "gelu";
   c["hidden_dropout_prob"] = 0.0;
   c["attention_probs_dropout_prob"] = 0.0;
   c["initializer_range"] = 0.02;
   c["layer_norm_eps"] = vit.layer_norm_eps;
-  c["qkv_bias"] = true;  // until transformers 5.17; qv_bias since
-  c["qv_bias"] = true;
-  c["use_mean_pooling"] = decoder == nullptr;
+  c["qkv_bias"] = vit.qkv_bias;  // until transformers 5.17; qv_bias since
+  c["qv_bias"] = vit.qkv_bias;
+  c["use_mean_pooling"] = decoder == nullptr || !decoder->final_norm;
   c["norm_pix_loss"] = normalised_target;
   if (decoder != nullptr) {
     c["decoder_hidden_size"] = decoder->width;

@@ -10,6 +10,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <vector>
 
+#include "model/block.h"
+#include "model/block_runner.h"
 #include "model/vit.h"
 
 namespace keiko::model {
@@ -38,7 +40,9 @@ class VideoMaeEncoder {
 
 struct DecoderOptions {
   int64_t width = 384, depth = 4, heads = 6;
-  int64_t mlp_width = 0;  // 0: width times the encoder's mlp_ratio
+  int64_t mlp_width = 0;   // 0: width times the encoder's mlp_ratio
+  double norm_eps = 1e-5;  // of decoder.norm, which ignores layer_norm_eps
+  bool final_norm = true;  // LayerNorm after the encoder (published: use_mean_pooling false)
 };
 
 // Encoder on visible tokens, light decoder on all, pixels of the masked ones.
@@ -65,17 +69,29 @@ class VideoMaePretraining {
   Linear head_;
 };
 
+struct VideoMaeHeadOptions {
+  int64_t classes = 0;
+  bool mean_pooling = true;  // fc_norm of the mean token; else the first token after a final norm
+  double norm_eps = 1e-5;    // of fc_norm, which ignores layer_norm_eps
+};
+
 // Mean of all tokens, fc_norm, linear head.
 class VideoMaeClassifier {
  public:
   VideoMaeClassifier(Parameters& parameters, const VitOptions& options, const TokenGrid& grid,
-                     int64_t classes);
+                     const VideoMaeHeadOptions& head);
   // [B, N, P] normalised patches of all tokens -> logits [B, classes].
   at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
                      const BlockRunner& runner) const;
+  // Tokens [B, N, D] as the encoder leaves them -> what the classifier sees, [B, D].
+  at::Tensor pool(const at::Tensor& tokens) const;
+  const VideoMaeEncoder& encoder() const { return encoder_; }
+  const at::Tensor& all_ids() const { return all_ids_; }
+  at::Tensor classify(const at::Tensor& pooled) const { return classifier_.forward(pooled); }
 
  private:
   VideoMaeEncoder encoder_;
+  bool mean_pooling_;
   at::Tensor all_ids_;  // [1, N]
   LayerNorm fc_norm_;
   Linear classifier_;

@@ -12,21 +12,32 @@ namespace {
 struct Size {
   const char* name;
   int64_t width, depth, heads;
+  double mlp_ratio;
 };
-// Widths, depths and heads as published (Dosovitskiy et al. 2021; Touvron et al. 2021 for tiny).
-constexpr Size kSizes[] = {
-    {"tiny", 192, 12, 3}, {"small", 384, 12, 6}, {"base", 768, 12, 12}, {"large", 1024, 24, 16}};
+// As published: Dosovitskiy et al. 2021 (S to H), Touvron et al. 2021 (tiny), Zhai et al. 2022
+// (giant, gigantic; the MLP of giant has 6144 channels, of gigantic 8192).
+constexpr Size kSizes[] = {{"tiny", 192, 12, 3, 4},
+                           {"small", 384, 12, 6, 4},
+                           {"base", 768, 12, 12, 4},
+                           {"large", 1024, 24, 16, 4},
+                           {"huge", 1280, 32, 16, 4},
+                           {"giant", 1408, 40, 16, 48.0 / 11},
+                           {"gigantic", 1664, 48, 26, 64.0 / 13}};
+constexpr int64_t kVJepa2GiantHeads = 22;  // V-JEPA 2's giant; VideoMAE v2's has 16
 
 }  // namespace
 
-void VitOptions::bind(config::Binder& b) {
-  b.choice("model", model, {"tiny", "small", "base", "large", "custom"},
-           "size of the encoder; custom takes width, depth and heads");
+void VitOptions::bind(config::Binder& b, Family family) {
+  std::vector<std::string> models;
+  for (const Size& size : kSizes) models.push_back(size.name);
+  models.push_back("custom");
+  b.choice("model", model, models, "size of the encoder; custom takes width, depth and heads");
   for (const Size& size : kSizes)
-    if (model == size.name) {
+    if (b.is_reading() && model == size.name) {
       width = size.width;
       depth = size.depth;
-      heads = size.heads;
+      heads = family == Family::kVJepa2 && model == "giant" ? kVJepa2GiantHeads : size.heads;
+      mlp_ratio = size.mlp_ratio;
     }
   const int64_t named[] = {width, depth, heads};
   b.key("width", width, "encoder channels").range(1, 1 << 16);
@@ -38,23 +49,43 @@ void VitOptions::bind(config::Binder& b) {
   b.key("mlp_ratio", mlp_ratio, "hidden channels of the MLP over width").range(0.01, 64);
   b.key("patch_size", patch_size, "pixels").range(1, 256);
   b.key("tubelet_size", tubelet_size, "frames of a token").range(1, 64);
-  b.choice("positions", positions, {"sinusoid", "learned"}, "position embedding");
+  if (family == Family::kVideoMae)
+    b.choice("positions", positions, {"sinusoid", "learned"}, "position embedding");
+  else
+    b.choice("positions", positions, {"rope", "rope_interleaved"},
+             "rope turns pairs as the published V-JEPA 2 weights need it, rope_interleaved as 2.1");
   b.key("layer_norm_eps", layer_norm_eps, "of the blocks' norms").range(0, 1);
 }
 
+double mlp_ratio_of(int64_t mlp_width, int64_t width) {
+  // Half a channel more, so that rounding down in mlp_width() finds the number again.
+  const double exact = double(mlp_width) / double(width);
+  return int64_t(double(width) * exact) == mlp_width ? exact
+                                                     : (double(mlp_width) + 0.5) / double(width);
+}
+
 TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t size) {
+  const auto around = [](int64_t value, int64_t unit) {
+    return fmt::format("use {} or {}", std::max(unit, value / unit * unit),
+                       (value / unit + 1) * unit);
+  };
   if (num_frames % vit.tubelet_size != 0)
     fail(ErrorKind::kUsage,
-         "clip.num_frames = {} is not a multiple of objective.tubelet_size = {}; use {} or {}",
-         num_frames, vit.tubelet_size,
-         std::max(vit.tubelet_size, num_frames / vit.tubelet_size * vit.tubelet_size),
-         (num_frames / vit.tubelet_size + 1) * vit.tubelet_size);
+         "clip.num_frames = {} is not a multiple of objective.tubelet_size = {}; {}", num_frames,
+         vit.tubelet_size, around(num_frames, vit.tubelet_size));
   if (size % vit.patch_size != 0)
-    fail(ErrorKind::kUsage,
-         "clip.size = {} is not a multiple of objective.patch_size = {}; use {} or {}", size,
-         vit.patch_size, std::max(vit.patch_size, size / vit.patch_size * vit.patch_size),
-         (size / vit.patch_size + 1) * vit.patch_size);
-  return {num_frames / vit.tubelet_size, size / vit.patch_size, size / vit.patch_size,
+    fail(ErrorKind::kUsage, "clip.size = {} is not a multiple of objective.patch_size = {}; {}",
+         size, vit.patch_size, around(size, vit.patch_size));
+  return make_grid(vit, num_frames, size, size);
+}
+
+TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t height, int64_t width) {
+  if (num_frames % vit.tubelet_size != 0 || height % vit.patch_size != 0 ||
+      width % vit.patch_size != 0)
+    fail(ErrorKind::kData,
+         "{} frames of {}x{} are not a whole number of patches of {} frames of {}x{}", num_frames,
+         height, width, vit.tubelet_size, vit.patch_size, vit.patch_size);
+  return {num_frames / vit.tubelet_size, height / vit.patch_size, width / vit.patch_size,
           vit.tubelet_size, vit.patch_size};
 }
 
@@ -114,23 +145,6 @@ at::Tensor LayerNorm::forward(const at::Tensor& x) const {
   return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
 }
 
-at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep) const {
-  const int64_t b = x.size(0), n = x.size(1), d = x.size(2);
-  const auto branch = [&](const at::Tensor& y, int64_t which) {
-    return keep.defined() ? y * keep.select(0, which).to(y.scalar_type()).view({b, 1, 1}) : y;
-  };
-  const at::Tensor qkv_bias = at::cat({q_bias, at::zeros_like(q_bias), v_bias});
-  const at::Tensor qkv = at::linear(before.forward(x), qkv_weight, qkv_bias)
-                             .view({b, n, 3, heads, d / heads})
-                             .permute({2, 0, 3, 1, 4});  // [3, B, heads, N, D / heads]
-  const at::Tensor attended =
-      at::scaled_dot_product_attention(qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2))
-          .transpose(1, 2)
-          .reshape({b, n, d});
-  const at::Tensor y = x + branch(out.forward(attended), 0);
-  return y + branch(fc2.forward(at::gelu(fc1.forward(after.forward(y)))), 1);
-}
-
 Linear declare_linear(Parameters& parameters, const std::string& name, int block, int64_t in,
                       int64_t out, bool has_bias) {
   Linear linear;
@@ -149,27 +163,25 @@ LayerNorm declare_norm(Parameters& parameters, const std::string& name, int bloc
   return norm;
 }
 
-Block declare_block(Parameters& parameters, const std::string& prefix, int index, int64_t width,
-                    int64_t mlp_width, int64_t heads, double eps) {
-  const std::string attention = prefix + ".attention.attention.";
-  Block block;
-  block.heads = heads;
-  block.before = declare_norm(parameters, prefix + ".layernorm_before", index, width, eps);
-  block.qkv_weight = parameters.declare(
-      {attention + "qkv.weight",
-       {3 * width, width},
-       index,
-       true,
-       Init::kXavierUniform,
-       0,
-       {attention + "query.weight", attention + "key.weight", attention + "value.weight"}});
-  block.q_bias = parameters.declare({attention + "q_bias", {width}, index, false, Init::kZeros});
-  block.v_bias = parameters.declare({attention + "v_bias", {width}, index, false, Init::kZeros});
-  block.out = declare_linear(parameters, prefix + ".attention.output.dense", index, width, width);
-  block.after = declare_norm(parameters, prefix + ".layernorm_after", index, width, eps);
-  block.fc1 = declare_linear(parameters, prefix + ".intermediate.dense", index, width, mlp_width);
-  block.fc2 = declare_linear(parameters, prefix + ".output.dense", index, mlp_width, width);
-  return block;
+Linear declare_linear(Parameters& parameters, const std::string& name, int block, int64_t in,
+                      int64_t out, Init init, double scale) {
+  Linear linear;
+  linear.weight = parameters.declare({name + ".weight", {out, in}, block, true, init, scale});
+  linear.bias = parameters.declare({name + ".bias", {out}, block, false, Init::kZeros});
+  return linear;
+}
+
+Linear declare_patch_embedding(Parameters& parameters, const std::string& name, const VitOptions& o,
+                               Init init) {
+  Linear embed;
+  embed.weight = parameters.declare(
+      {name + ".weight", {o.width, 3, o.tubelet_size, o.patch_size, o.patch_size}, 0, true, init});
+  embed.bias = parameters.declare({name + ".bias", {o.width}, 0, false, Init::kZeros});
+  return embed;
+}
+
+at::Tensor keep_of_block(const at::Tensor& keep, int64_t block) {
+  return keep.defined() ? keep.select(0, block) : at::Tensor();
 }
 
 double blocks_flops(int64_t depth, int64_t n, int64_t width, int64_t mlp_width) {

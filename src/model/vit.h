@@ -1,4 +1,4 @@
-// The vision transformer under VideoMAE: patches, positions, pre-norm blocks.
+// What every vision transformer here starts from: sizes, patches, positions, linear and norm.
 //
 // Plain structs of tensors and functions on them: every module is a few parameters and a forward().
 // Shapes: B clips, T frames, N tokens, D width, P values in a patch.
@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "config/binder.h"
-#include "model/block_runner.h"
 #include "model/parameters.h"
 
 namespace keiko::model {
@@ -19,19 +18,31 @@ namespace keiko::model {
 inline constexpr float kImageNetMean[3] = {0.485f, 0.456f, 0.406f};
 inline constexpr float kImageNetStd[3] = {0.229f, 0.224f, 0.225f};
 
+// Whose encoder it is: decides which positions there are, and the heads of "giant".
+enum class Family { kVideoMae, kVJepa2 };
+
 struct VitOptions {
-  std::string model = "base";  // tiny, small, base, large, or custom: then the three below
+  // tiny, small, base, large, huge, giant, gigantic, or custom: then the next three.
+  std::string model = "base";
   int64_t width = 768, depth = 12, heads = 12;
   double mlp_ratio = 4;
-  int64_t patch_size = 16;             // pixels
-  int64_t tubelet_size = 2;            // frames
-  std::string positions = "sinusoid";  // or "learned"
+  int64_t patch_size = 16;   // pixels
+  int64_t tubelet_size = 2;  // frames
+  // VideoMAE: "sinusoid" or "learned". V-JEPA: "rope" (tiled, as the published V-JEPA 2 weights
+  // need it) or "rope_interleaved" (V-JEPA 2.1).
+  std::string positions = "sinusoid";
   double layer_norm_eps = 1e-6;
+  // Read from published config.json files only, no recipe keys:
+  bool qkv_bias = true;    // learned biases in attention (VideoMAE: of query and value alone)
+  bool tanh_gelu = false;  // hidden_act gelu_pytorch_tanh: the approximation
 
-  // Binds the keys into the present map and fills width, depth and heads from `model`.
-  void bind(config::Binder& b);
+  // Binds the keys into the present map and fills width, depth, heads and mlp_ratio from `model`.
+  void bind(config::Binder& b, Family family);
   int64_t mlp_width() const { return int64_t(double(width) * mlp_ratio); }
 };
+
+// The mlp_ratio whose mlp_width() is exactly `mlp_width`.
+double mlp_ratio_of(int64_t mlp_width, int64_t width);
 
 // Tokens of a clip and the size of their patches.
 struct TokenGrid {
@@ -44,6 +55,8 @@ struct TokenGrid {
 
 // Throws Error(kUsage) when num_frames or size is not a whole number of tubelets or patches.
 TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t size);
+// The same for frames that are not square. Throws Error(kData).
+TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t height, int64_t width);
 
 // [B, 3, T, H, W] -> [B, N, P], any dtype. Token (time * rows + row) * columns + column; values in
 // the order channel, frame, row, column, as a Conv3d weight has them.
@@ -71,27 +84,19 @@ struct LayerNorm {
   at::Tensor forward(const at::Tensor& x) const;
 };
 
-// x + attention(norm(x)), then x + mlp(norm(x)). Query, key and value are one product; the key has
-// no bias (softmax would cancel it).
-struct Block {
-  LayerNorm before, after;
-  at::Tensor qkv_weight, q_bias, v_bias;
-  Linear out, fc1, fc2;
-  int64_t heads = 1;
-
-  // `keep` is undefined, or [2, B]: what the two branches of each clip are multiplied by
-  // (drop-path).
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& keep) const;
-};
-
-// Declares a block's parameters under Hugging Face's VideoMAE names, such as
-// "videomae.encoder.layer.0". `index` is its number in the flat buffers.
-Block declare_block(Parameters& parameters, const std::string& prefix, int index, int64_t width,
-                    int64_t mlp_width, int64_t heads, double eps);
 Linear declare_linear(Parameters& parameters, const std::string& name, int block, int64_t in,
                       int64_t out, bool has_bias = true);
+// `init` and `scale` are the weight's.
+Linear declare_linear(Parameters& parameters, const std::string& name, int block, int64_t in,
+                      int64_t out, Init init, double scale);
 LayerNorm declare_norm(Parameters& parameters, const std::string& name, int block, int64_t width,
                        double eps);
+// The patch embedding: a Conv3d whose stride is its kernel, hence one product with flattened
+// patches. Its weight is published as [D, 3, tubelet, patch, patch].
+Linear declare_patch_embedding(Parameters& parameters, const std::string& name,
+                               const VitOptions& options, Init init);
+// `keep` [depth, 2, B] (drop-path) at one block; undefined stays undefined.
+at::Tensor keep_of_block(const at::Tensor& keep, int64_t block);
 
 // Multiply-accumulates times two of one clip's forward pass through `depth` blocks on n tokens.
 double blocks_flops(int64_t depth, int64_t n, int64_t width, int64_t mlp_width);

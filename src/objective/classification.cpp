@@ -17,7 +17,7 @@ class Classification : public Objective {
         class_names_(context.class_names),
         grid_(make_grid(options.vit, context.num_frames, context.size)),
         parameters_(context.dtype),
-        model_(parameters_, options.vit, grid_, options.num_classes) {
+        model_(parameters_, options.vit, grid_, {options.num_classes}) {
     parameters_.allocate(context.seed);
   }
 
@@ -140,7 +140,7 @@ nlohmann::ordered_json summarize_classification(const at::Tensor& rows,
 }
 
 void ClassificationOptions::bind(config::Binder& b) {
-  vit.bind(b);
+  vit.bind(b, model::Family::kVideoMae);
   b.key("num_classes", num_classes, "0 is as many as the data has").at_least(0);
   b.key("label_smoothing", label_smoothing, "share of the target spread over all classes")
       .range(0, 0.99);

@@ -232,7 +232,7 @@ class MaskedAutoencoding : public Objective {
 }  // namespace
 
 void MaskedAutoencodingOptions::bind(config::Binder& b) {
-  vit.bind(b);
+  vit.bind(b, model::Family::kVideoMae);
   if (b.is_reading()) {
     // Published decoders: half the encoder's width, heads of 64, 4 blocks (12 for large).
     decoder.width = vit.width / 2;

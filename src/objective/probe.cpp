@@ -142,7 +142,7 @@ class Probe : public Objective {
 
 }  // namespace
 
-void ProbeOptions::bind(config::Binder& b) { vit.bind(b); }
+void ProbeOptions::bind(config::Binder& b) { vit.bind(b, model::Family::kVideoMae); }
 
 std::unique_ptr<Objective> ProbeOptions::make(const ObjectiveContext& context) const {
   if (context.class_names.empty())
