@@ -62,9 +62,11 @@ TEST(Golden, BothSpellingsOfVideoMaesBiasesAreRead) {
 // Each line: name, shape as 3x4, dtype.
 TEST(Golden, EveryPublishedSizeHasTheSameNamesAndShapes) {
   if (golden_root() == nullptr) GTEST_SKIP() << kNoGolden;
+  const std::string names = std::string(golden_root()) + "/names";
+  if (!std::filesystem::exists(names))
+    GTEST_SKIP() << names << " is not there: names are NOT tested";
   int models = 0;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(std::string(golden_root()) + "/names")) {
+  for (const auto& entry : std::filesystem::directory_iterator(names)) {
     if (entry.path().extension() != ".tsv") continue;
     SCOPED_TRACE(entry.path().string());
     std::filesystem::path config_path = entry.path();
