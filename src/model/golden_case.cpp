@@ -209,12 +209,11 @@ class Checker {
     const at::Tensor patches = patches_of(clip), ids = all_ids(patches);
     const auto predict = [&](const at::Tensor& tokens, const at::Tensor& from,
                              const at::Tensor& to) {
-      if (!golden_.restart_positions)
-        return predictor.forward(tokens, from, to, false, runner).target;
+      if (!golden_.restart_positions) return predictor.forward(tokens, from, to, {}, runner).target;
       const auto restart = [&](const at::Tensor& m) {
         return at::arange(m.size(1), at::kLong).unsqueeze(0).expand({m.size(0), -1});
       };
-      return predictor.forward(tokens, restart(from), restart(to), false, runner).target;
+      return predictor.forward(tokens, restart(from), restart(to), {}, runner).target;
     };
 
     Recorder recorder;

@@ -55,6 +55,21 @@ at::Tensor Parameters::declare(ParameterSpec spec) {
 }
 
 void Parameters::allocate(uint64_t seed) {
+  lay_out(true);
+  for (Parameter& p : parameters_) {
+    const c10::NoGradGuard no_grad;
+    fill(p.spec, seed, p.value.detach());
+  }
+}
+
+void Parameters::allocate_copy(const Parameters& source) {
+  lay_out(false);
+  const auto unmatched = load(source.published());
+  if (!unmatched.missing.empty())
+    fail(ErrorKind::kInternal, "a copy of parameters lacks {}", unmatched.missing[0]);
+}
+
+void Parameters::lay_out(bool trained) {
   std::map<std::pair<int, bool>, std::vector<Parameter*>> groups;
   for (Parameter& p : parameters_) groups[{p.spec.block, !p.spec.decays}].push_back(&p);
   for (auto& [key, members] : groups) {
@@ -65,15 +80,16 @@ void Parameters::allocate(uint64_t seed) {
     int64_t total = 0;
     for (const Parameter* p : members) total += product(p->spec.shape);
     buffer.value = at::zeros({total}, dtype_);
-    buffer.grad = at::zeros({total}, dtype_);
+    if (trained) buffer.grad = at::zeros({total}, dtype_);
     int64_t at_number = 0;
     for (Parameter* p : members) {
       const int64_t n = product(p->spec.shape);
       p->value.set_data(buffer.value.narrow(0, at_number, n).view(p->spec.shape));
-      fill(p->spec, seed, p->value);
-      p->value.requires_grad_(true);
-      // Defined before the first backward, so that autograd adds into the buffer in place.
-      p->value.mutable_grad() = buffer.grad.narrow(0, at_number, n).view(p->spec.shape);
+      if (trained) {
+        p->value.requires_grad_(true);
+        // Defined before the first backward, so that autograd adds into the buffer in place.
+        p->value.mutable_grad() = buffer.grad.narrow(0, at_number, n).view(p->spec.shape);
+      }
       at_number += n;
     }
     buffers_.push_back(std::move(buffer));
@@ -139,6 +155,19 @@ Parameters::Unmatched Parameters::load(const std::vector<NamedTensor>& tensors) 
   }
   for (const auto& [name, value] : mine) unmatched.missing.push_back(name);
   return unmatched;
+}
+
+void update_average(Parameters& teacher, const Parameters& student, double momentum) {
+  const c10::NoGradGuard no_grad;
+  for (FlatBuffer& mine : teacher.buffers()) {
+    const auto found =
+        std::find_if(student.buffers().begin(), student.buffers().end(),
+                     [&](const FlatBuffer& other) { return other.name == mine.name; });
+    if (found == student.buffers().end() || found->value.numel() != mine.value.numel())
+      fail(ErrorKind::kInternal, "buffer {} has no counterpart of {} numbers", mine.name,
+           mine.value.numel());
+    mine.value.lerp_(found->value, 1 - momentum);
+  }
 }
 
 uint64_t Parameters::hash() const {

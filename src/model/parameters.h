@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,7 +44,9 @@ struct FlatBuffer {
   std::string name;  // "block03.decay"
   int block = 0;
   bool decays = true;
-  at::Tensor value, grad;  // one-dimensional, the same length, contiguous
+  at::Tensor value, grad;  // one-dimensional, the same length, contiguous; no grad when not trained
+  double lr_scale = 1;     // what the learning rate is multiplied by
+  std::optional<double> weight_decay;  // in place of the optimiser's, where `decays`
 };
 
 using NamedTensor = std::pair<std::string, at::Tensor>;
@@ -60,6 +63,9 @@ class Parameters {
   at::Tensor declare(ParameterSpec spec);
   // Lays out the buffers and fills them with first values. Call once, after the last declare().
   void allocate(uint64_t seed);
+  // The same for parameters that are not trained: no gradients, values copied from the parameters
+  // of `source` with the same names, which must all be there.
+  void allocate_copy(const Parameters& source);
 
   const std::vector<Parameter>& all() const { return parameters_; }
   std::vector<FlatBuffer>& buffers() { return buffers_; }
@@ -83,9 +89,16 @@ class Parameters {
   uint64_t hash() const;
 
  private:
+  void lay_out(bool trained);
+
   at::ScalarType dtype_;
   std::vector<Parameter> parameters_;
   std::vector<FlatBuffer> buffers_;
 };
+
+// Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student, buffer by
+// buffer. `student` may hold more buffers; those of `teacher` must be there under the same names
+// with the same sizes (Error(kInternal)).
+void update_average(Parameters& teacher, const Parameters& student, double momentum);
 
 }  // namespace keiko::model

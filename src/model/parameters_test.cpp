@@ -25,8 +25,7 @@ struct Tiny {
     vit.heads = 2;
     vit.patch_size = 8;
     grid = make_grid(vit, 4, 16);
-    model = std::make_unique<VideoMaeClassifier>(parameters, vit, grid,
-                                                 VideoMaeHeadOptions{5});
+    model = std::make_unique<VideoMaeClassifier>(parameters, vit, grid, VideoMaeHeadOptions{5});
     parameters.allocate(seed);
   }
 };

@@ -104,7 +104,7 @@ VJepa2Predictor::VJepa2Predictor(Parameters& parameters, const VitOptions& e,
 VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
                                                      const at::Tensor& context_ids,
                                                      const at::Tensor& target_ids,
-                                                     bool with_context,
+                                                     const Linear& context_proj,
                                                      const BlockRunner& runner) const {
   const int64_t k = context_ids.size(1), m = target_ids.size(1);
   const at::Tensor seen = embed_.forward(context);
@@ -119,9 +119,9 @@ VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
     x = runner.run(
         first_block_ + int(i),
         [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); }, x);
-  if (!with_context) return {proj_.forward(norm_.forward(x.narrow(1, k, m))), {}};
-  const at::Tensor all = proj_.forward(norm_.forward(x));
-  return {all.narrow(1, k, m), all.narrow(1, 0, k)};
+  if (!context_proj.weight.defined()) return {proj_.forward(norm_.forward(x.narrow(1, k, m))), {}};
+  const at::Tensor all = norm_.forward(x);
+  return {proj_.forward(all.narrow(1, k, m)), context_proj.forward(all.narrow(1, 0, k))};
 }
 
 std::vector<NamedTensor> VJepa2Predictor::for_export(std::vector<NamedTensor> tensors) const {

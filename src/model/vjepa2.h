@@ -64,11 +64,12 @@ class VJepa2Predictor {
 
   struct Prediction {
     at::Tensor target;   // [B, M, D], in the order of target_ids
-    at::Tensor context;  // [B, K, D], or undefined unless asked for
+    at::Tensor context;  // [B, K, D], or undefined without context_proj
   };
   // `context` [B, K, D]: encoder tokens at `context_ids` [B, K]; `target_ids` [B, M].
+  // `context_proj`: what V-JEPA 2.1 says the context tokens with; empty: they are not said.
   Prediction forward(const at::Tensor& context, const at::Tensor& context_ids,
-                     const at::Tensor& target_ids, bool with_context,
+                     const at::Tensor& target_ids, const Linear& context_proj,
                      const BlockRunner& runner) const;
   const PredictorOptions& options() const { return options_; }
   // Copies the mask token in use into the slot that transformers reads (1 modulo mask_tokens), so

@@ -3,104 +3,204 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/rng.h"
 
 namespace keiko::objective {
 namespace {
 
+// The two ways from patches to logits.
+class Network {
+ public:
+  virtual ~Network() = default;
+  // Normalised patches of all tokens [B, N, P] -> logits [B, classes].
+  virtual at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
+                             const model::BlockRunner& runner) const = 0;
+};
+
+class VideoMaeNetwork : public Network {
+ public:
+  VideoMaeNetwork(model::Parameters& parameters, const ClassificationOptions& o,
+                  const model::TokenGrid& grid)
+      : model_(parameters, o.vit, grid, {o.num_classes}) {}
+  at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
+                     const model::BlockRunner& runner) const override {
+    return model_.forward(patches, keep, runner);
+  }
+
+ private:
+  model::VideoMaeClassifier model_;
+};
+
+model::PoolerOptions pooler_of(const ClassificationOptions& o) {
+  return {o.pooler_depth, o.vit.heads, o.vit.layer_norm_eps};
+}
+
+class VJepa2Network : public Network {
+ public:
+  VJepa2Network(model::Parameters& parameters, const ClassificationOptions& o,
+                const model::TokenGrid& grid)
+      : model_(parameters, o.vit, grid.rows, pooler_of(o), o.num_classes),
+        all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {}
+  at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
+                     const model::BlockRunner& runner) const override {
+    return model_.forward(patches, all_ids_.expand({patches.size(0), -1}), keep, runner);
+  }
+
+ private:
+  model::VJepa2Classifier model_;
+  at::Tensor all_ids_;
+};
+
+std::unique_ptr<Network> make_network(model::Parameters& parameters, const ClassificationOptions& o,
+                                      const model::TokenGrid& grid) {
+  if (o.backbone == "vjepa2") return std::make_unique<VJepa2Network>(parameters, o, grid);
+  return std::make_unique<VideoMaeNetwork>(parameters, o, grid);
+}
+
 class Classification : public Objective {
  public:
   Classification(const ClassificationOptions& options, const ObjectiveContext& context)
       : options_(options),
-        seed_(context.seed),
-        class_names_(context.class_names),
+        context_(context),
         grid_(make_grid(options.vit, context.num_frames, context.size)),
         parameters_(context.dtype),
-        model_(parameters_, options.vit, grid_, {options.num_classes}) {
+        average_(context.dtype),
+        network_(make_network(parameters_, options, grid_)) {
     parameters_.allocate(context.seed);
+    if (options.ema == 0) return;
+    averaged_network_ = make_network(average_, options, grid_);
+    average_.allocate_copy(parameters_);
   }
 
   model::Parameters& parameters() override { return parameters_; }
   bool needs_label() const override { return true; }
+  int64_t group_size() const override { return options_.mixup.is_on() ? 2 : 1; }
+  int head_block() const override { return int(options_.vit.depth) + 1; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const at::Tensor logits = forward(batch, drop_path(batch.positions), runner);
-    const at::Tensor loss = at::cross_entropy_loss(logits, batch.label, {}, at::Reduction::Sum,
-                                                   -100, options_.label_smoothing);
-    return {loss, logits.detach().argmax(1).eq(batch.label).sum().to(at::kDouble).view({1})};
+    const auto [mixes, partners] = mix(batch);
+    const at::Tensor video = cut_clips(batch.video, mixes, partners);
+    at::Tensor patches = normalised_patches(video);
+    if (std::any_of(mixes.begin(), mixes.end(),
+                    [](const Mix& m) { return !m.is_cut && m.share < 1; })) {
+      std::vector<double> shares;
+      for (const Mix& m : mixes) shares.push_back(m.is_cut ? 1 : m.share);
+      const at::Tensor share =
+          at::tensor(shares, at::kDouble).to(patches.scalar_type()).view({-1, 1, 1});
+      patches = patches * share + patches.index_select(0, at::tensor(partners)) * (1 - share);
+    }
+    const at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
+                                           batch.positions, parameters_.dtype());
+    const at::Tensor logits = network_->forward(patches, keep, runner);
+    const at::Tensor target =
+        mixed_targets(batch.label, options_.num_classes, options_.label_smoothing, mixes, partners,
+                      logits.scalar_type());
+    // Of a mixed clip the label with the larger share counts as right.
+    return {at::cross_entropy_loss(logits, target, {}, at::Reduction::Sum),
+            logits.detach().argmax(1).eq(target.argmax(1)).sum().to(at::kDouble).view({1})};
   }
   std::vector<std::string> metric_names() const override { return {"top1"}; }
+
+  void after_step(int64_t) override {
+    if (averaged_network_) model::update_average(average_, parameters_, options_.ema);
+  }
+  std::vector<model::NamedTensor> ema_weights() override {
+    return averaged_network_ ? average_.published() : std::vector<model::NamedTensor>();
+  }
+  void load_ema(const std::vector<model::NamedTensor>& tensors) override {
+    const auto unmatched = average_.load(tensors);
+    if (averaged_network_ && !unmatched.missing.empty())
+      fail(ErrorKind::kData, "the averaged weights have no {}", unmatched.missing[0]);
+  }
 
   std::vector<std::string> evaluation_columns() const override { return classification_columns(); }
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    return classification_rows(forward(batch, {}, model::BlockRunner()), batch.label);
+    const Network& network = averaged_network_ ? *averaged_network_ : *network_;
+    return classification_rows(
+        network.forward(normalised_patches(batch.video), {}, model::BlockRunner()), batch.label,
+        batch.views);
   }
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
-    return summarize_classification(rows, class_names_);
+    auto summary = summarize_classification(rows, context_.class_names);
+    summary["weights"] = averaged_network_ ? "ema" : "model";
+    return summary;
   }
 
-  std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
+  std::string start_from(const Weights& weights) override {
+    const bool is_vjepa2 = options_.backbone == "vjepa2";
+    // A pretraining run's teacher is the encoder that is meant to be used.
+    const auto tensors =
+        with_vjepa2_prefix(weights.ema.empty() ? weights.model : weights.ema, is_vjepa2);
     const auto unmatched = parameters_.load(tensors);
     refuse_lost_positions(unmatched.unused);
     std::string fresh;
     for (const std::string& name : unmatched.missing) {
-      if (name.rfind("videomae.", 0) == 0)
+      if (name.rfind(is_vjepa2 ? "vjepa2." : "videomae.", 0) == 0)
         fail(ErrorKind::kData, "init_from: the checkpoint has no {}", name);
       fresh += (fresh.empty() ? "" : ", ") + name;
     }
-    return fmt::format("encoder taken; initialised: {}; {} tensors of the checkpoint unused",
+    if (averaged_network_) average_.load(parameters_.published());
+    return fmt::format("encoder taken{}; initialised: {}; {} tensors of the checkpoint unused",
+                       weights.ema.empty() ? "" : " (its moving average)",
                        fresh.empty() ? "nothing" : fresh, unmatched.unused.size());
   }
 
   nlohmann::ordered_json config() const override {
     // transformers counts classes by their names: a wider head gets names for the rest.
-    std::vector<std::string> names = class_names_;
+    std::vector<std::string> names = context_.class_names;
     while (int64_t(names.size()) < options_.num_classes)
       names.push_back(fmt::format("unused_{}", names.size()));
+    if (options_.backbone == "vjepa2") {
+      const model::PoolerOptions pooler = pooler_of(options_);
+      return model::vjepa2_config(options_.vit, nullptr, &pooler, context_.size,
+                                  context_.num_frames, names);
+    }
     return model::videomae_config(options_.vit, nullptr, grid_, false, names);
   }
 
   double flops_per_clip() const override {
     const auto& v = options_.vit;
     const int64_t n = grid_.count();
-    return 3 * (2.0 * double(n) * double(grid_.patch_values()) * double(v.width) +
-                model::blocks_flops(v.depth, n, v.width, v.mlp_width()));
+    double forward = 2.0 * double(n) * double(grid_.patch_values()) * double(v.width) +
+                     model::blocks_flops(v.depth, n, v.width, v.mlp_width());
+    if (options_.backbone == "vjepa2")  // the pooling block: keys and values of all tokens
+      forward += model::blocks_flops(options_.pooler_depth, n, v.width, 4 * v.width) +
+                 4.0 * double(n) * double(v.width) * double(v.width);
+    return 3 * forward;
   }
 
  private:
-  at::Tensor forward(const MicroBatch& batch, const at::Tensor& keep,
-                     const model::BlockRunner& runner) const {
-    const at::Tensor patches = model::patchify(batch.video, grid_);
-    return model_.forward(model::normalise_patches(patches, grid_, parameters_.dtype()), keep,
-                          runner);
+  at::Tensor normalised_patches(const at::Tensor& video) const {
+    return model::normalise_patches(model::patchify(video, grid_), grid_, parameters_.dtype());
   }
 
-  // Stochastic depth (Huang et al. 2016): each branch of each clip is dropped with a probability
-  // that grows with depth, and scaled up otherwise. [depth, 2, b], or undefined when off.
-  at::Tensor drop_path(const std::vector<int64_t>& positions) const {
-    if (options_.drop_path == 0) return {};
-    const int64_t depth = options_.vit.depth, b = int64_t(positions.size());
-    at::Tensor keep = at::empty({depth, 2, b}, at::kDouble);
-    for (int64_t i = 0; i < b; ++i) {
-      Rng rng(seed_, Stream::kDropPath, uint64_t(positions[size_t(i)]));
-      for (int64_t layer = 0; layer < depth; ++layer) {
-        const double rate = depth == 1 ? options_.drop_path
-                                       : options_.drop_path * double(layer) / double(depth - 1);
-        for (int64_t branch = 0; branch < 2; ++branch)
-          keep.index_put_({layer, branch, i}, rng.uniform() < rate ? 0.0 : 1 / (1 - rate));
-      }
+  // Each clip's mix and its partner's place in the batch; both empty when mixing is off.
+  std::pair<std::vector<Mix>, std::vector<int64_t>> mix(const MicroBatch& batch) const {
+    std::vector<Mix> mixes;
+    std::vector<int64_t> partners;
+    if (!options_.mixup.is_on()) return {mixes, partners};
+    for (int64_t position : batch.positions) {
+      mixes.push_back(make_mix(options_.mixup, context_.seed, position, context_.repeats,
+                               context_.size, context_.size));
+      const auto found =
+          std::find(batch.positions.begin(), batch.positions.end(), mixes.back().partner);
+      if (found == batch.positions.end())
+        fail(ErrorKind::kInternal, "the mixup partner {} of position {} is not in its micro-batch",
+             mixes.back().partner, position);
+      partners.push_back(found - batch.positions.begin());
     }
-    return keep.to(parameters_.dtype());
+    return {mixes, partners};
   }
 
   ClassificationOptions options_;
-  uint64_t seed_;
-  std::vector<std::string> class_names_;
+  ObjectiveContext context_;
   model::TokenGrid grid_;
-  model::Parameters parameters_;
-  model::VideoMaeClassifier model_;
+  model::Parameters parameters_, average_;
+  std::unique_ptr<Network> network_, averaged_network_;
 };
 
 }  // namespace
@@ -109,8 +209,14 @@ std::vector<std::string> classification_columns() {
   return {"loss", "top1", "top5", "label", "predicted"};
 }
 
-at::Tensor classification_rows(const at::Tensor& logits_in, const at::Tensor& label) {
-  const at::Tensor logits = logits_in.to(at::kDouble);
+at::Tensor classification_rows(const at::Tensor& logits_in, const at::Tensor& labels,
+                               int64_t views) {
+  at::Tensor logits = logits_in.to(at::kDouble), label = labels;
+  if (views > 1) {
+    const int64_t items = logits.size(0) / views;
+    logits = logits.softmax(1).view({items, views, -1}).mean(1).clamp_min(1e-300).log();
+    label = labels.view({items, views}).select(1, 0).contiguous();
+  }
   const at::Tensor predicted = logits.argmax(1);
   const at::Tensor own = logits.gather(1, label.unsqueeze(1));
   const at::Tensor rank = logits.gt(own).sum(1);  // classes that score higher than the right one
@@ -139,12 +245,50 @@ nlohmann::ordered_json summarize_classification(const at::Tensor& rows,
   return out;
 }
 
+std::vector<model::NamedTensor> with_vjepa2_prefix(std::vector<model::NamedTensor> tensors,
+                                                   bool wanted) {
+  static const std::string kPrefix = "vjepa2.";
+  for (auto& [name, tensor] : tensors) {
+    const bool has = name.rfind(kPrefix, 0) == 0;
+    const bool is_model = name.rfind("encoder.", 0) == 0 || name.rfind("predictor.", 0) == 0;
+    if (wanted && !has && is_model) name = kPrefix + name;
+    if (!wanted && has) name = name.substr(kPrefix.size());
+  }
+  return tensors;
+}
+
+at::Tensor make_drop_path(double drop_path, int64_t depth, uint64_t seed,
+                          const std::vector<int64_t>& positions, at::ScalarType dtype) {
+  if (drop_path == 0) return {};
+  const int64_t b = int64_t(positions.size());
+  at::Tensor keep = at::empty({depth, 2, b}, at::kDouble);
+  auto values = keep.accessor<double, 3>();
+  for (int64_t i = 0; i < b; ++i) {
+    Rng rng(seed, Stream::kDropPath, uint64_t(positions[size_t(i)]));
+    for (int64_t layer = 0; layer < depth; ++layer) {
+      const double rate = depth == 1 ? drop_path : drop_path * double(layer) / double(depth - 1);
+      for (int64_t branch = 0; branch < 2; ++branch)
+        values[layer][branch][i] = rng.uniform() < rate ? 0.0 : 1 / (1 - rate);
+    }
+  }
+  return keep.to(dtype);
+}
+
 void ClassificationOptions::bind(config::Binder& b) {
-  vit.bind(b, model::Family::kVideoMae);
+  b.choice("backbone", backbone, {"videomae", "vjepa2"},
+           "encoder; with vjepa2 an attentive pooler under the head");
+  const bool is_vjepa2 = backbone == "vjepa2";
+  if (b.is_reading() && is_vjepa2) vit.positions = "rope";
+  vit.bind(b, is_vjepa2 ? model::Family::kVJepa2 : model::Family::kVideoMae);
+  if (is_vjepa2)
+    b.key("pooler_depth", pooler_depth, "self-attention blocks before the pooling one")
+        .range(0, 64);
   b.key("num_classes", num_classes, "0 is as many as the data has").at_least(0);
   b.key("label_smoothing", label_smoothing, "share of the target spread over all classes")
       .range(0, 0.99);
   b.key("drop_path", drop_path, "stochastic depth of the last block").range(0, 0.99);
+  mixup.bind(b);
+  b.key("ema", ema, "momentum of averaged weights, which evaluation uses; 0 is off").range(0, 1);
 }
 
 std::unique_ptr<Objective> ClassificationOptions::make(const ObjectiveContext& context) const {

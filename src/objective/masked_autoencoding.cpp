@@ -12,9 +12,12 @@ namespace {
 
 using model::TokenGrid;
 
-// The token indices that a batch sees and does not see.
+// The token indices that a batch sees, and those that the decoder says.
 struct Split {
   at::Tensor visible, masked;  // int64 [b, K], [b, M], raster order
+  // Undefined: all of `masked` count. Else [b, M], 1 where the token was hidden from the encoder: a
+  // decoder mask leaves the decoder to say tokens that it sees, too.
+  at::Tensor counted;
 };
 
 class MaskedAutoencoding : public Objective {
@@ -32,9 +35,14 @@ class MaskedAutoencoding : public Objective {
   model::Parameters& parameters() override { return parameters_; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const Split split = split_tokens(batch.positions);
+    const Split split = options_.decoder_mask.ratio > 0 && batch.is_training()
+                            ? split_for_decoder(batch.positions)
+                            : split_tokens(batch.positions);
     const at::Tensor patches = model::patchify(batch.video, grid_);
-    return {clip_losses(predict(patches, split, runner), target(patches, split)).sum(), {}};
+    const at::Tensor predicted = predict(patches, split, runner), wanted = target(patches, split);
+    if (!split.counted.defined()) return {clip_losses(predicted, wanted).sum(), {}};
+    const at::Tensor by_token = (predicted - wanted).square().mean(2) * split.counted;
+    return {(by_token.sum(1) / split.counted.sum(1)).sum(), {}};
   }
 
   // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what
@@ -96,7 +104,8 @@ class MaskedAutoencoding : public Objective {
     return out;
   }
 
-  std::string start_from(const std::vector<model::NamedTensor>& tensors) override {
+  std::string start_from(const Weights& weights) override {
+    const auto& tensors = weights.model;
     const auto unmatched = parameters_.load(tensors);
     refuse_lost_positions(unmatched.unused);
     for (const std::string& name : unmatched.missing)
@@ -172,6 +181,27 @@ class MaskedAutoencoding : public Objective {
     return split;
   }
 
+  // VideoMAE v2: the decoder gets mask tokens at every place that its own mask leaves, and the loss
+  // counts those that the encoder did not see.
+  Split split_for_decoder(const std::vector<int64_t>& positions) const {
+    const int64_t b = int64_t(positions.size());
+    Split split{split_tokens(positions).visible, {}, {}};
+    std::vector<int64_t> said;
+    std::vector<double> counted;
+    for (int64_t position : positions) {
+      const auto hidden = make_mask(options_.mask, grid_, seed_, position);
+      const auto left_out = make_decoder_mask(options_.decoder_mask, grid_, seed_, position);
+      for (size_t i = 0; i < hidden.size(); ++i) {
+        if (left_out[i]) continue;
+        said.push_back(int64_t(i));
+        counted.push_back(hidden[i] ? 1 : 0);
+      }
+    }
+    split.masked = at::tensor(said, at::kLong).view({b, -1});
+    split.counted = at::tensor(counted, at::kDouble).to(parameters_.dtype()).view({b, -1});
+    return split;
+  }
+
   at::Tensor predict(const at::Tensor& patches, const Split& split,
                      const model::BlockRunner& runner) const {
     const at::Tensor seen = model::normalise_patches(model::gather_tokens(patches, split.visible),
@@ -234,10 +264,15 @@ class MaskedAutoencoding : public Objective {
 void MaskedAutoencodingOptions::bind(config::Binder& b) {
   vit.bind(b, model::Family::kVideoMae);
   if (b.is_reading()) {
-    // Published decoders: half the encoder's width, heads of 64, 4 blocks (12 for large).
+    // Published decoders: half the encoder's width, heads of 64, 4 blocks (12 for large and huge).
     decoder.width = vit.width / 2;
     decoder.heads = std::max<int64_t>(1, decoder.width / 64);
-    decoder.depth = vit.model == "large" ? 12 : 4;
+    decoder.depth = vit.model == "large" || vit.model == "huge" ? 12 : 4;
+    if (vit.model == "huge") decoder.heads = 8;
+    if (vit.model == "giant") {  // VideoMAE v2
+      decoder.width = 512;
+      decoder.heads = 8;
+    }
   }
   b.key("decoder_width", decoder.width, "decoder channels").range(1, 1 << 16);
   b.key("decoder_depth", decoder.depth, "decoder blocks").range(1, 1024);
@@ -248,6 +283,11 @@ void MaskedAutoencodingOptions::bind(config::Binder& b) {
   b.choice("mask", mask.kind, {"tube", "random", "future"},
            "tube (same places at all times), random, or future (the end of the clip)");
   b.key("mask_ratio", mask.ratio, "share of tokens that is hidden").range(0.01, 0.99);
+  b.key("decoder_mask_ratio", decoder_mask.ratio,
+        "VideoMAE v2: share of tokens the decoder leaves out; 0, 0.25, 0.5 or 0.75")
+      .range(0, 0.75);
+  if (decoder_mask.ratio * 4 != std::floor(decoder_mask.ratio * 4))
+    b.refuse("decoder_mask_ratio", "must be 0, 0.25, 0.5 or 0.75: so many of 2 x 2 tokens");
   b.key("norm_pix_loss", norm_pix_loss, "predict each patch up to its own mean and spread");
   b.choice("pixel_target", pixel_target, {"unit", "imagenet"},
            "without norm_pix_loss: pixels in [0, 1], or minus ImageNet's mean over its std");

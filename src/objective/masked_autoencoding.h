@@ -11,6 +11,7 @@ struct MaskedAutoencodingOptions : ObjectiveOptions {
   model::VitOptions vit;
   model::DecoderOptions decoder;  // keys left out: the published ones
   MaskRule mask;
+  DecoderMaskRule decoder_mask;
   bool norm_pix_loss = true;
   std::string pixel_target = "unit";  // without norm_pix_loss: "unit" [0, 1], or "imagenet" units
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "objective/classification.h"
+#include "objective/joint_embedding.h"
 #include "objective/masked_autoencoding.h"
 #include "objective/probe.h"
 
@@ -15,6 +16,7 @@ std::map<std::string, MakeOptions>& registry() {
   static std::map<std::string, MakeOptions> makers = {
       {"videomae", [] { return std::make_shared<MaskedAutoencodingOptions>(); }},
       {"classification", [] { return std::make_shared<ClassificationOptions>(); }},
+      {"vjepa2", [] { return std::make_shared<JointEmbeddingOptions>(); }},
       {"probe", [] { return std::make_shared<ProbeOptions>(); }}};
   return makers;
 }

@@ -23,6 +23,20 @@ struct MicroBatch {
   at::Tensor video;                // uint8 [b, 3, T, H, W]
   at::Tensor label;                // int64 [b]; -1: none
   std::vector<int64_t> positions;  // of the sample stream (in evaluation: item indices)
+  int64_t views = 1;               // consecutive clips that are views of one item
+  // The training step and all positions [batch_first, batch_last) of its batch, on whatever rank
+  // they are: what a batch shares is drawn from these. In evaluation every clip is a batch of its
+  // own.
+  int64_t step = -1;
+  int64_t batch_first = 0, batch_last = 0;
+
+  bool is_training() const { return step >= 0; }
+};
+
+// Weights as a checkpoint has them, under published names.
+struct Weights {
+  std::vector<model::NamedTensor> model;
+  std::vector<model::NamedTensor> ema;  // exponential moving averages of some of them; often empty
 };
 
 // Sums over the clips of a micro-batch; the loop divides by the global count of clips.
@@ -51,6 +65,18 @@ class Objective {
 
   // True when every clip needs a label.
   virtual bool needs_label() const { return false; }
+  // Consecutive samples whose losses depend on each other (mixup partners): ranks and micro-batches
+  // get whole groups. With repeated augmentation a sample is all views of an item.
+  virtual int64_t group_size() const { return 1; }
+  // The block of the flat buffers that layer-wise learning-rate decay counts from (the head's);
+  // 0: this objective has none.
+  virtual int head_block() const { return 0; }
+  // Called on every rank after the weights were updated; `steps` counts updates, this one included.
+  virtual void after_step(int64_t steps) { (void)steps; }
+  // Moving averages of weights, under the names of weights() where they average them.
+  virtual std::vector<model::NamedTensor> ema_weights() { return {}; }
+  // Restores what ema_weights() gave. Throws Error(kData) naming a tensor that is missing.
+  virtual void load_ema(const std::vector<model::NamedTensor>& tensors) { (void)tensors; }
   // All weights under published names, those that are not trained too.
   virtual std::vector<model::NamedTensor> weights() { return parameters().published(); }
   virtual model::Parameters::Unmatched load_weights(
@@ -59,7 +85,7 @@ class Objective {
   }
   // Starts from another run's weights: takes what fits by name, and says what was left as it was.
   // Throws Error(kData) when a part that must come from there is missing, naming it.
-  virtual std::string start_from(const std::vector<model::NamedTensor>& tensors) = 0;
+  virtual std::string start_from(const Weights& weights) = 0;
   // A fresh run shows its first calibration_clips() samples to calibrate() before step 0, in
   // batches, the same ones to every rank: for statistics of the data that the model needs. Resumed
   // runs do not.
@@ -87,6 +113,8 @@ struct ObjectiveContext {
   uint64_t seed = 0;
   std::vector<std::string> class_names;
   at::ScalarType dtype = at::kFloat;
+  int64_t steps = 0;    // of the whole run; 0: unknown (not training)
+  int64_t repeats = 1;  // views of an item in consecutive positions (augment.repeats)
 };
 
 // The recipe's `objective` keys of one kind of objective.

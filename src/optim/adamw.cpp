@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <map>
 
 namespace keiko::optim {
 
@@ -21,7 +22,15 @@ void OptimizerOptions::bind(config::Binder& b) {
   b.key("warmup_epochs", warmup_epochs, "the same in epochs; only one of the two").at_least(0);
   if (warmup_steps > 0 && warmup_epochs > 0)
     b.refuse("warmup_epochs", "and warmup_steps cannot both be given");
+  b.choice("schedule", schedule_shape, {"cosine", "constant", "linear"},
+           "of the learning rate after the warm-up");
   b.key("weight_decay", weight_decay, "decoupled; none for norms, biases, tokens").range(0, 100);
+  b.key("weight_decay_end", weight_decay_end,
+        "reached in half a cosine at the end of the run; -1 is constant")
+      .range(-1, 100);
+  b.key("layer_decay", layer_decay,
+        "fine-tuning: each layer learns this much slower than the one above; 1 is off")
+      .range(0.01, 1);
   b.key("betas", betas, "decay of the two moments").range(0, 1);
   if (betas.size() != 2) b.refuse("betas", "must be two numbers");
   b.key("eps", eps, "added to the root of the second moment").range(0, 1);
@@ -32,7 +41,20 @@ Schedule OptimizerOptions::schedule(int64_t batch_size, int64_t steps, double ep
   const double scale = lr_scale.linear > 0 ? double(batch_size) / double(lr_scale.linear) : 1;
   const int64_t warmup =
       warmup_epochs > 0 ? int64_t(std::llround(warmup_epochs * epoch_steps)) : warmup_steps;
-  return {warmup_lr * scale, base_lr * scale, min_lr * scale, warmup, steps};
+  const Shape shape = schedule_shape == "constant" ? Shape::kConstant
+                      : schedule_shape == "linear" ? Shape::kLinear
+                                                   : Shape::kCosine;
+  return {warmup_lr * scale, base_lr * scale, min_lr * scale, warmup, steps, shape};
+}
+
+double OptimizerOptions::weight_decay_at(int64_t step, int64_t steps) const {
+  return weight_decay_end < 0 ? weight_decay
+                              : cosine_between(weight_decay, weight_decay_end, step, steps);
+}
+
+void decay_layers(model::Parameters& parameters, double layer_decay, int head_block) {
+  for (auto& buffer : parameters.buffers())
+    buffer.lr_scale *= std::pow(layer_decay, std::max(0, head_block - buffer.block));
 }
 
 double gradient_norm(const model::Parameters& parameters) {
@@ -56,24 +78,26 @@ AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options)
   }
 }
 
-void AdamW::step(double lr, int64_t step) {
+void AdamW::step(double lr, double weight_decay, int64_t step) {
   const c10::NoGradGuard no_grad;
-  for (const bool decays : {true, false}) {
+  struct Group {
     std::vector<at::Tensor> values, grads, exp_avgs, exp_avg_sqs, steps;
-    for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
-      auto& buffer = parameters_.buffers()[i];
-      if (buffer.decays != decays) continue;
-      values.push_back(buffer.value);
-      grads.push_back(buffer.grad);
-      exp_avgs.push_back(exp_avg_[i]);
-      exp_avg_sqs.push_back(exp_avg_sq_[i]);
-      steps.push_back(at::tensor(float(step)));
-    }
-    if (values.empty()) continue;
-    at::_fused_adamw_(values, grads, exp_avgs, exp_avg_sqs, {}, steps, lr, options_.betas[0],
-                      options_.betas[1], decays ? options_.weight_decay : 0.0, options_.eps,
-                      /*amsgrad=*/false, /*maximize=*/false);
+  };
+  std::map<std::pair<double, double>, Group> groups;  // by learning rate and weight decay
+  for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
+    auto& buffer = parameters_.buffers()[i];
+    Group& group = groups[{lr * buffer.lr_scale,
+                           buffer.decays ? buffer.weight_decay.value_or(weight_decay) : 0}];
+    group.values.push_back(buffer.value);
+    group.grads.push_back(buffer.grad);
+    group.exp_avgs.push_back(exp_avg_[i]);
+    group.exp_avg_sqs.push_back(exp_avg_sq_[i]);
+    group.steps.push_back(at::tensor(float(step)));
   }
+  for (auto& [rates, g] : groups)
+    at::_fused_adamw_(g.values, g.grads, g.exp_avgs, g.exp_avg_sqs, {}, g.steps, rates.first,
+                      options_.betas[0], options_.betas[1], rates.second, options_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
 }
 
 std::vector<model::NamedTensor> AdamW::state() const {

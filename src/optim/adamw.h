@@ -24,7 +24,10 @@ struct OptimizerOptions {
   double warmup_lr = 0, min_lr = 0;  // scaled as base_lr is
   int64_t warmup_steps = 0;
   double warmup_epochs = 0;
+  std::string schedule_shape = "cosine";  // after the warm-up: cosine, constant or linear
   double weight_decay = 0.05;
+  double weight_decay_end = -1;  // reached in half a cosine at the end of the run; -1: constant
+  double layer_decay = 1;        // fine-tuning: each layer below the head learns this much slower
   std::vector<double> betas = {0.9, 0.999};
   double eps = 1e-8;
   double clip_grad = 0;  // largest global L2 norm; 0: no clipping
@@ -32,6 +35,8 @@ struct OptimizerOptions {
   void bind(config::Binder& b);
   // `epoch_steps`: steps in an epoch, for warmup_epochs.
   Schedule schedule(int64_t batch_size, int64_t steps, double epoch_steps) const;
+  // Of update `step`, counted from 0.
+  double weight_decay_at(int64_t step, int64_t steps) const;
 };
 
 // Global L2 norm over all gradient buffers, before any clipping.
@@ -39,13 +44,19 @@ double gradient_norm(const model::Parameters& parameters);
 // Multiplies all gradients by `factor`.
 void scale_gradients(model::Parameters& parameters, double factor);
 
+// Layer-wise learning-rate decay (Clark et al. 2020; Bao et al. 2022): buffers of block i learn
+// with layer_decay^(head_block - i) of the learning rate, those from `head_block` on with all of
+// it.
+void decay_layers(model::Parameters& parameters, double layer_decay, int head_block);
+
 // Not thread-safe.
 class AdamW {
  public:
   // Keeps views of the parameters' buffers; `parameters` must outlive it.
   AdamW(model::Parameters& parameters, const OptimizerOptions& options);
-  // One update with the gradients in the buffers. `step` counts from 1.
-  void step(double lr, int64_t step);
+  // One update with the gradients in the buffers. `step` counts from 1. Each buffer learns with
+  // lr times its lr_scale, and decays with its own weight_decay or this one.
+  void step(double lr, double weight_decay, int64_t step);
 
   // First and second moments, as long as the flat buffers: "exp_avg.block00.decay".
   std::vector<model::NamedTensor> state() const;

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include <fmt/format.h>
+
 #include "optim/adamw.h"
 
 namespace keiko::optim {
@@ -56,10 +58,56 @@ TEST(AdamW, FollowsThePublishedFormula) {
       const at::Tensor root = (v[i] / (1 - std::pow(0.95, double(step)))).sqrt() + 1e-8;
       values[i] = values[i] - lr * (m[i] / (1 - std::pow(0.9, double(step)))) / root;
     }
-    adam.step(lr, step);
+    adam.step(lr, 0.1, step);
     EXPECT_LT((w - values[0]).abs().max().item<double>(), 1e-13) << "step " << step;
     EXPECT_LT((b - values[1]).abs().max().item<double>(), 1e-13) << "step " << step;
   }
+}
+
+// Layer-wise decay and a head's own weight decay: each buffer moves as a buffer of its own
+// optimiser with its own rates would.
+TEST(AdamW, EachBufferHasItsOwnRates) {
+  const auto fill = [](model::Parameters& p) {
+    for (int block = 0; block < 4; ++block)
+      p.declare({fmt::format("w{}", block), {5, 3}, block, true});
+    p.allocate(3);
+    for (size_t i = 0; i < p.buffers().size(); ++i)
+      p.buffers()[i].grad.copy_(at::arange(15, at::kDouble).sub_(double(i) * 4));
+  };
+  OptimizerOptions o;
+  model::Parameters whole(at::kDouble);
+  fill(whole);
+  decay_layers(whole, 0.5, 2);
+  whole.buffers()[3].weight_decay = 0.3;
+  AdamW adam(whole, o);
+  adam.step(0.1, 0.05, 1);
+  for (size_t i = 0; i < 4; ++i) {
+    model::Parameters alone(at::kDouble);
+    fill(alone);
+    AdamW one(alone, o);
+    one.step(0.1 * std::vector<double>{0.25, 0.5, 1, 1}[i], i == 3 ? 0.3 : 0.05, 1);
+    EXPECT_LT((alone.buffers()[i].value - whole.buffers()[i].value).abs().max().item<double>(),
+              1e-15)
+        << i;
+  }
+}
+
+TEST(Schedule, ShapesEndWhereTheySay) {
+  Schedule s{0, 1, 0.25, 10, 110};
+  for (const Shape shape : {Shape::kCosine, Shape::kConstant, Shape::kLinear}) {
+    s.shape = shape;
+    EXPECT_DOUBLE_EQ(lr_at(s, 5), 0.5);
+    EXPECT_DOUBLE_EQ(lr_at(s, 10), 1);
+    EXPECT_NEAR(lr_at(s, 60), shape == Shape::kConstant ? 1 : 0.625, 1e-12);
+    EXPECT_NEAR(lr_at(s, 110), shape == Shape::kConstant ? 1 : 0.25, 1e-12);
+  }
+  OptimizerOptions o;
+  o.weight_decay = 0.04;
+  EXPECT_DOUBLE_EQ(o.weight_decay_at(7, 10), 0.04);
+  o.weight_decay_end = 0.4;
+  EXPECT_DOUBLE_EQ(o.weight_decay_at(0, 10), 0.04);
+  EXPECT_NEAR(o.weight_decay_at(5, 10), 0.22, 1e-12);
+  EXPECT_NEAR(o.weight_decay_at(10, 10), 0.4, 1e-12);
 }
 
 TEST(AdamW, NormAndScaleGoOverAllBuffers) {
