@@ -4,22 +4,19 @@
 #include <cmath>
 #include <optional>
 
-#include "base/rng.h"
+#include "data/clip_rng.h"
 
 namespace keiko::data {
 namespace {
 
-// Draws of one attempt start far from those of the next.
-constexpr uint32_t kDrawsPerAttempt = 1 << 16;
+// Where in its window a clip lies.
+struct Place {
+  std::optional<double> draw;   // training: in [0, 1) of all starts there are
+  int64_t view = 0, views = 1;  // else: one of so many from end to end; the middle of one
+};
 
-Rng rng_for(uint64_t seed, Stream stream, const ClipPlan& plan, uint32_t part = 0) {
-  return Rng(seed, stream, uint64_t(plan.position), plan.attempt * kDrawsPerAttempt + part * 4096);
-}
-
-// Where a clip starts: `draw` in [0, 1) of all starts there are, or, without one, such that the
-// clip lies in the middle of the window.
-void choose_frames_by_index(const ClipOptions& clip, const ItemShape& item,
-                            std::optional<double> draw, ClipPlan& plan) {
+void choose_frames_by_index(const ClipOptions& clip, const ItemShape& item, const Place& place,
+                            ClipPlan& plan) {
   const int64_t n = clip.num_frames;
   int64_t stride = clip.sampling_rate;
   if ((n - 1) * stride + 1 > item.frame_count)
@@ -41,9 +38,14 @@ void choose_frames_by_index(const ClipOptions& clip, const ItemShape& item,
     }
   }
   int64_t start;
-  if (draw) {
+  if (place.draw) {
     const int64_t starts = std::max<int64_t>(1, std::min(high, last_start + 1) - low);
-    start = std::min(low + std::min(int64_t(*draw * double(starts)), starts - 1), last_start);
+    start = std::min(low + std::min(int64_t(*place.draw * double(starts)), starts - 1), last_start);
+  } else if (place.views > 1) {
+    // As VideoMAE's test set: strided frames are counted first, then starts are spread over those.
+    const int64_t strided = (std::max(high - low, span) + stride - 1) / stride;
+    const double step = double(std::max<int64_t>(0, strided - n)) / double(place.views - 1);
+    start = std::min(low + int64_t(double(place.view) * step) * stride, last_start);
   } else {
     start = low + int64_t(std::floor(0.5 * double(high - low - span + 1)));
     start = std::clamp<int64_t>(start, 0, last_start);
@@ -53,8 +55,8 @@ void choose_frames_by_index(const ClipOptions& clip, const ItemShape& item,
     plan.frames.push_back(item.first_frame + std::min(start + t * stride, item.frame_count - 1));
 }
 
-void choose_frames_by_time(const ClipOptions& clip, const ItemShape& item,
-                           std::optional<double> draw, ClipPlan& plan) {
+void choose_frames_by_time(const ClipOptions& clip, const ItemShape& item, const Place& place,
+                           ClipPlan& plan) {
   const FrameTimes& times = *item.times;
   const double gaps = double(clip.num_frames - 1), duration = times.duration();
   double step = double(clip.sampling_rate) / clip.fps;
@@ -66,8 +68,11 @@ void choose_frames_by_time(const ClipOptions& clip, const ItemShape& item,
   const double low = std::min(item.window_start_s, last_start);
   const double high = std::min(item.window_end_s, duration);
   double start;
-  if (draw)
-    start = low + *draw * std::max(0.0, std::min(high, last_start) - low);
+  if (place.draw)
+    start = low + *place.draw * std::max(0.0, std::min(high, last_start) - low);
+  else if (place.views > 1)
+    start = low + std::max(0.0, std::min(high - gaps * step, last_start) - low) *
+                      double(place.view) / double(place.views - 1);
   else
     start = std::clamp((item.window_start_s + high - gaps * step) / 2, 0.0, last_start);
   plan.frames.clear();
@@ -75,17 +80,17 @@ void choose_frames_by_time(const ClipOptions& clip, const ItemShape& item,
     plan.frames.push_back(item.first_frame + times.frame_at(start + double(t) * step));
 }
 
-void choose_frames(const ClipOptions& clip, const ItemShape& item, std::optional<double> draw,
+void choose_frames(const ClipOptions& clip, const ItemShape& item, const Place& place,
                    ClipPlan& plan) {
   if (clip.fps > 0)
-    choose_frames_by_time(clip, item, draw, plan);
+    choose_frames_by_time(clip, item, place, plan);
   else
-    choose_frames_by_index(clip, item, draw, plan);
+    choose_frames_by_index(clip, item, place, plan);
 }
 
-void apply_control(const ClipOptions& clip, uint64_t seed, ClipPlan& plan) {
+void apply_control(const ClipOptions& clip, uint64_t seed, int64_t position, ClipPlan& plan) {
   if (clip.frames == "clip") return;
-  Rng rng = rng_for(seed, Stream::kClip, plan, 1);
+  Rng rng = clip_rng(seed, Stream::kClip, position, plan.attempt, 1);
   if (clip.frames == "single") {
     const int64_t frame = plan.frames[rng.below(plan.frames.size())];
     std::fill(plan.frames.begin(), plan.frames.end(), frame);
@@ -95,9 +100,11 @@ void apply_control(const ClipOptions& clip, uint64_t seed, ClipPlan& plan) {
     std::swap(plan.frames[i - 1], plan.frames[rng.below(i)]);
 }
 
-media::CropRect centre_square(const ItemShape& item) {
+// A square of the short side: the one in the middle, or one of several along the long side.
+media::CropRect square(const ItemShape& item, int64_t view = 0, int64_t views = 1) {
   const double side = std::min(item.width, item.height);
-  return {(item.width - side) / 2, (item.height - side) / 2, side, side};
+  const double share = views == 1 ? 0.5 : double(view) / double(views - 1);
+  return {(item.width - side) * share, (item.height - side) * share, side, side};
 }
 
 // Inception-style crop, as in torchvision's RandomResizedCrop: area share and log-uniform aspect,
@@ -118,21 +125,29 @@ media::CropRect random_resized(const RandomResizedCropOptions& o, const ItemShap
   return {std::floor((item.width - w) / 2), std::floor((item.height - h) / 2), w, h};
 }
 
-// VideoMAE's multi-scale crop: width and height from neighbouring scales of the short side, at one
-// of 13 fixed offsets (corners, centre, edge middles, quarter points).
-media::CropRect multi_scale(const std::vector<double>& scales, const ItemShape& item, Rng& rng) {
+// VideoMAE's GroupMultiScaleCrop (fix_crop, more_fix_crop, max_distort 1): width and height from
+// neighbouring scales of the short side, at one of 13 fixed offsets (corners, centre, edge middles,
+// quarter points). Sides within two pixels of the clip's are made equal to it, as there, but never
+// larger than the picture.
+media::CropRect multi_scale(const std::vector<double>& scales, int64_t size, const ItemShape& item,
+                            Rng& rng) {
   const double side = std::min(item.width, item.height);
+  const auto length = [&](double scale, double most) {
+    const double scaled = std::floor(side * scale);
+    const bool is_near = std::abs(scaled - double(size)) < 3;
+    return std::max(1.0, std::min(is_near ? double(size) : scaled, std::floor(most)));
+  };
   std::vector<std::pair<double, double>> sizes;
   for (size_t i = 0; i < scales.size(); ++i)
     for (size_t j = 0; j < scales.size(); ++j)
       if (std::max(i, j) - std::min(i, j) <= 1)
-        sizes.emplace_back(std::floor(side * scales[j]), std::floor(side * scales[i]));
+        sizes.emplace_back(length(scales[j], item.width), length(scales[i], item.height));
   const auto [w, h] = sizes[rng.below(sizes.size())];
   static constexpr int kOffsets[13][2] = {{0, 0}, {4, 0}, {0, 4}, {4, 4}, {2, 2}, {0, 2}, {4, 2},
                                           {2, 4}, {2, 0}, {1, 1}, {3, 1}, {1, 3}, {3, 3}};
   const auto& offset = kOffsets[rng.below(13)];
   return {offset[0] * std::floor((item.width - w) / 4),
-          offset[1] * std::floor((item.height - h) / 4), std::max(1.0, w), std::max(1.0, h)};
+          offset[1] * std::floor((item.height - h) / 4), w, h};
 }
 
 }  // namespace
@@ -156,22 +171,10 @@ void ClipOptions::bind(config::Binder& b) {
            "exact; or leave deblocking out of frames that no other refers to: other pixels");
 }
 
-void RandomResizedCropOptions::bind(config::Binder& b) {
-  b.key("scale", scale, "[low, high] share of the area; [] is off").range(0.0001, 1);
-  b.key("ratio", ratio, "[low, high] width over height").range(0.01, 100);
-  if (!scale.empty() && (scale.size() != 2 || scale[0] > scale[1]))
-    b.refuse("scale", "must be [low, high] with low <= high");
-  if (ratio.size() != 2 || ratio[0] > ratio[1])
-    b.refuse("ratio", "must be [low, high] with low <= high");
-}
-
-void AugmentOptions::bind(config::Binder& b) {
-  b.key("multi_scale_crop", multi_scale_crop, "scales of the short side, as VideoMAE; [] is off")
-      .range(0.01, 1);
-  b.group("random_resized_crop", random_resized_crop);
-  b.key("flip", flip, "probability of a mirrored clip").range(0, 1);
-  if (!multi_scale_crop.empty() && !random_resized_crop.scale.empty())
-    b.refuse("multi_scale_crop", "and random_resized_crop.scale cannot both be on; set one to []");
+void ViewOptions::bind(config::Binder& b) {
+  b.key("temporal", temporal, "stretches of each sample, from its start to its end").range(1, 1000);
+  b.key("spatial", spatial, "squares of each, from the left or top to the right or bottom")
+      .range(1, 100);
 }
 
 int64_t window_count(double duration_s, int64_t frame_count, double window_s) {
@@ -182,25 +185,29 @@ int64_t window_count(double duration_s, int64_t frame_count, double window_s) {
 
 void plan_training_clip(const ClipOptions& clip, const AugmentOptions& augment, uint64_t seed,
                         const ItemShape& item, ClipPlan& plan) {
-  Rng start = rng_for(seed, Stream::kClip, plan);
-  choose_frames(clip, item, start.uniform(), plan);
-  apply_control(clip, seed, plan);
-  Rng crop = rng_for(seed, Stream::kCrop, plan);
+  const int64_t first = plan.position / augment.repeats * augment.repeats;
+  Rng start = clip_rng(seed, Stream::kClip, first, plan.attempt);
+  choose_frames(clip, item, {start.uniform()}, plan);
+  apply_control(clip, seed, first, plan);
+  Rng crop = clip_rng(seed, Stream::kCrop, plan.position, plan.attempt);
   if (!augment.random_resized_crop.scale.empty())
     plan.crop = random_resized(augment.random_resized_crop, item, crop);
   else if (!augment.multi_scale_crop.empty())
-    plan.crop = multi_scale(augment.multi_scale_crop, item, crop);
+    plan.crop = multi_scale(augment.multi_scale_crop, clip.size, item, crop);
   else
-    plan.crop = centre_square(item);
-  plan.flip = augment.flip > 0 && rng_for(seed, Stream::kFlip, plan).uniform() < augment.flip;
+    plan.crop = square(item);
+  plan.flip = augment.flip > 0 &&
+              clip_rng(seed, Stream::kFlip, plan.position, plan.attempt).uniform() < augment.flip;
+  plan.augment = plan_augment(augment, clip.size, seed, plan.position, plan.attempt);
 }
 
-void plan_evaluation_clip(const ClipOptions& clip, uint64_t seed, const ItemShape& item,
-                          ClipPlan& plan) {
-  choose_frames(clip, item, std::nullopt, plan);
-  apply_control(clip, seed, plan);
-  plan.crop = centre_square(item);
+void plan_evaluation_clip(const ClipOptions& clip, const ViewOptions& views, uint64_t seed,
+                          const ItemShape& item, ClipPlan& plan) {
+  choose_frames(clip, item, {std::nullopt, plan.view / views.spatial, views.temporal}, plan);
+  apply_control(clip, seed, plan.position, plan);
+  plan.crop = square(item, plan.view % views.spatial, views.spatial);
   plan.flip = false;
+  plan.augment = {};
 }
 
 }  // namespace keiko::data

@@ -1,4 +1,5 @@
-// Which frames, which crop, mirrored or not: the identity of one sample, before anything is read.
+// Which frames, which crop, what is done to the pixels: the identity of one sample, before anything
+// is read.
 //
 // A plan is a pure function of (seed, position) and of what the catalogue says of the item. It
 // holds all randomness of the data side, so that any sample of any past step can be rebuilt.
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "config/binder.h"
+#include "data/augment_plan.h"
 #include "data/frame_times.h"
 #include "media/pixels.h"
 
@@ -30,23 +32,17 @@ struct ClipOptions {
   void bind(config::Binder& b);
 };
 
-struct RandomResizedCropOptions {
-  std::vector<double> scale;  // [low, high] share of the area; empty: off
-  std::vector<double> ratio = {0.75, 1.3333333333333333};  // width over height
+// Several clips of each evaluation sample: `temporal` stretches of it, `spatial` squares of each.
+struct ViewOptions {
+  int64_t temporal = 1, spatial = 1;
 
-  void bind(config::Binder& b);
-};
-
-struct AugmentOptions {
-  std::vector<double> multi_scale_crop;  // scales of the short side; empty: off
-  RandomResizedCropOptions random_resized_crop;
-  double flip = 0;  // probability of a mirrored clip
-
+  int64_t count() const { return temporal * spatial; }
   void bind(config::Binder& b);
 };
 
 struct ClipPlan {
-  int64_t position = 0;   // in the sample stream; in evaluation the item's index
+  int64_t position = 0;   // in the sample stream; in evaluation the sample's index
+  int64_t view = 0;       // in evaluation: temporal view * spatial views + spatial view
   uint32_t data_set = 0;  // of the mixture
   uint64_t epoch = 0;
   uint64_t item = 0;
@@ -56,6 +52,7 @@ struct ClipPlan {
   std::vector<int64_t> frames;  // presentation indices of the video, num_frames of them
   media::CropRect crop;
   bool flip = false;
+  AugmentPlan augment;  // after crop, resize and flip
 };
 
 // What a plan needs to know of an item.
@@ -74,16 +71,19 @@ struct ItemShape {
 // it has frames. What is left over belongs to the last one.
 int64_t window_count(double duration_s, int64_t frame_count, double window_s);
 
-// Fills frames, crop and flip for training: random start, random crop, random flip. `position` and
-// `attempt` must be set. A clip starts in its window and may reach over the window's end, never
-// over the item's. A video shorter than the clip gets a smaller stride, and under num_frames frames
-// its last one repeats; with clip.fps its frames are spread over the clip instead.
+// Fills frames, crop, flip and augment for training. `position` and `attempt` must be set. A clip
+// starts in its window and may reach over the window's end, never over the item's. A video shorter
+// than the clip gets a smaller stride, and under num_frames frames its last one repeats; with
+// clip.fps its frames are spread over the clip instead. Frames are drawn for the first position of
+// a group of augment.repeats, so that all its views show the same ones; all else for each position.
 void plan_training_clip(const ClipOptions& clip, const AugmentOptions& augment, uint64_t seed,
                         const ItemShape& item, ClipPlan& plan);
 
-// The same for evaluation: the middle of the window, the centre square, not mirrored. The controls
-// (single, shuffled) still draw from (seed, item).
-void plan_evaluation_clip(const ClipOptions& clip, uint64_t seed, const ItemShape& item,
-                          ClipPlan& plan);
+// The same for evaluation: nothing is augmented. `position` and `view` must be set. One temporal
+// view lies in the middle of the window; several begin at its start and end at its end, evenly
+// apart. One spatial view is the centre square; several go from the left (the top) to the right
+// (the bottom). The controls (single, shuffled) still draw from (seed, item).
+void plan_evaluation_clip(const ClipOptions& clip, const ViewOptions& views, uint64_t seed,
+                          const ItemShape& item, ClipPlan& plan);
 
 }  // namespace keiko::data

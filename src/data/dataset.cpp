@@ -108,10 +108,12 @@ std::vector<DataShare> Dataset::shares_of(const std::vector<Set>& sets,
 }
 
 Dataset::Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
-                 const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block)
+                 const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block,
+                 const ViewOptions& views)
     : sets_(open_sets(env, sources, clip)),
       clip_(clip),
       augment_(augment),
+      views_(views),
       seed_(seed),
       order_(shares_of(sets_, sources), seed, uint64_t(shuffle_block)) {}
 
@@ -149,11 +151,12 @@ void Dataset::plan_sample(uint64_t sample, bool training, ClipPlan& plan) const 
   if (training)
     plan_training_clip(clip_, augment_, seed_, shape, plan);
   else
-    plan_evaluation_clip(clip_, seed_, shape, plan);
+    plan_evaluation_clip(clip_, views_, seed_, shape, plan);
 }
 
 ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
-  const OrderPlace place = order_.at(uint64_t(position));
+  const int64_t group = position / group_size();
+  const OrderPlace place = order_.at(uint64_t(group));
   ClipPlan plan;
   plan.position = position;
   plan.attempt = attempt;
@@ -162,18 +165,21 @@ ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
   uint64_t sample = place.item;
   // A replacement is drawn from the same data set, far behind the order's own draws.
   if (attempt > 0)
-    sample = Rng(seed_, Stream::kOrder, uint64_t(position), attempt << 16)
+    sample = Rng(seed_, Stream::kOrder, uint64_t(group * group_size()), attempt << 16)
                  .below(sets_[place.data_set].sample_count());
   plan_sample(sample, true, plan);
   return plan;
 }
 
-ClipPlan Dataset::evaluation_clip(int64_t index) const {
+ClipPlan Dataset::evaluation_clip(int64_t index, int64_t view) const {
   if (index < 0 || index >= sample_count())
     fail(ErrorKind::kInternal, "sample {} is outside the {} of the evaluation data", index,
          sample_count());
+  if (view < 0 || view >= views_.count())
+    fail(ErrorKind::kInternal, "view {} is outside the {} of a sample", view, views_.count());
   ClipPlan plan;
   plan.position = index;
+  plan.view = view;
   uint64_t within = uint64_t(index);
   while (within >= sets_[plan.data_set].sample_count())
     within -= sets_[plan.data_set++].sample_count();

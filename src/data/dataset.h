@@ -26,21 +26,28 @@ struct DataSource {
 class Dataset {
  public:
   // Opens all catalogues. Throws Error(kUsage) when there is none, when their class names differ,
-  // or when a list of labels cannot be used. Logs what a list of labels leaves out.
+  // or when a list of labels cannot be used. Logs what a list of labels leaves out. `views` is what
+  // evaluation sees of each sample.
   Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
-          const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block);
+          const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block,
+          const ViewOptions& views = {});
 
-  // The sample at a position of the endless training stream. `attempt` > 0 gives its replacements,
-  // other items by (seed, position, attempt).
+  // The sample at a position of the endless training stream. The positions of a group, [g * R,
+  // (g + 1) * R) with R = group_size(), are views of the same frames. `attempt` > 0 gives its
+  // replacements, other items by (seed, first position of the group, attempt).
   ClipPlan training_clip(int64_t position, uint32_t attempt = 0) const;
-  // A sample of evaluation, one of sample_count(); indices run over all sources, one after another.
-  // Throws Error(kInternal) for another index.
-  ClipPlan evaluation_clip(int64_t index) const;
+  // A view, one of views().count(), of a sample of evaluation, one of sample_count(); indices run
+  // over all sources, one after another. Throws Error(kInternal) for another index or view.
+  ClipPlan evaluation_clip(int64_t index, int64_t view = 0) const;
 
+  // Consecutive positions of the training stream that belong together (augment.repeats): batches,
+  // slices and micro-batches hold whole groups.
+  int64_t group_size() const { return augment_.repeats; }
+  const ViewOptions& views() const { return views_; }
   // Items in use, or their windows with clip.sample_by = duration.
   int64_t sample_count() const;
-  // Samples in one epoch.
-  int64_t epoch_size() const { return int64_t(order_.epoch_size()); }
+  // Positions in one epoch: every sample, group_size() times.
+  int64_t epoch_size() const { return int64_t(order_.epoch_size()) * group_size(); }
   const std::vector<std::string>& class_names() const { return sets_[0].class_names; }
   std::shared_ptr<const Video> video_of(const ClipPlan& plan) const;
   const ClipOptions& clip() const { return clip_; }
@@ -77,14 +84,16 @@ class Dataset {
   static void choose_items(Env* env, const DataSource& source, const ClipOptions& clip, Set& set);
   static std::vector<DataShare> shares_of(const std::vector<Set>& sets,
                                           const std::vector<DataSource>& sources);
-  // Fills item, window, label, frames, crop and flip for the sample with this index in its set.
+  // Fills item, window, label, frames, crop, flip and augment for the sample with this index in its
+  // set.
   void plan_sample(uint64_t sample, bool training, ClipPlan& plan) const;
 
   std::vector<Set> sets_;
   ClipOptions clip_;
   AugmentOptions augment_;
+  ViewOptions views_;
   uint64_t seed_;
-  Order order_;
+  Order order_;  // over groups
 };
 
 }  // namespace keiko::data

@@ -86,7 +86,7 @@ ClipPlan plan_by_time(const Video& video, const ClipOptions& clip, uint64_t seed
   if (training)
     plan_training_clip(clip, {}, seed, shape, plan);
   else
-    plan_evaluation_clip(clip, seed, shape, plan);
+    plan_evaluation_clip(clip, {}, seed, shape, plan);
   return plan;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/machine.h"
 
 namespace keiko::data {
 namespace {
@@ -66,17 +67,23 @@ void Loader::prepare(Slot& slot, int64_t step) {
   const Slice slice = slice_of_(step);
   const int64_t n = std::max<int64_t>(0, slice.last - slice.first);
   const ClipOptions& clip = dataset_.clip();
+  const int64_t group = training_ ? dataset_.group_size() : dataset_.views().spatial;
   slot.step = step;
-  slot.missing = n;
+  slot.groups.clear();
+  for (int64_t i = 0; i < n; ++i)
+    if (i == 0 || (slice.first + i) % group == 0) slot.groups.push_back(i);
+  slot.missing = int64_t(slot.groups.size());
+  slot.groups.push_back(n);
   slot.claimed = 0;
   slot.error = nullptr;
   slot.batch.step = step;
   slot.batch.clips.assign(size_t(n), ClipPlan());
-  for (int64_t i = 0; i < n; ++i) slot.batch.clips[size_t(i)].position = slice.first + i;
+  slot.batch.first = slice.first;
   slot.batch.video.resize(size_t(n * 3 * clip.num_frames * clip.size * clip.size));
   slot.batch.bad.clear();
   slot.batch.gave_up = false;
   slot.batch.cost = {};
+  slot.batch.augment_s = 0;
   slot.batch.frames_shown = n * clip.num_frames;
 }
 
@@ -100,12 +107,13 @@ Batch& Loader::next() {
 
 void Loader::work() {
   const std::unique_ptr<media::ClipDecoder> decoder = make_decoder_();
+  AugmentScratch scratch;
   std::unique_lock lock(mutex_);
   while (true) {
-    // The earliest step with a clip that nobody decodes yet.
+    // The earliest step with a group that nobody decodes yet.
     Slot* chosen = nullptr;
     for (Slot& slot : slots_)
-      if (slot.claimed < int64_t(slot.batch.clips.size()) && !slot.error &&
+      if (slot.claimed + 1 < int64_t(slot.groups.size()) && !slot.error &&
           (chosen == nullptr || slot.step < chosen->step))
         chosen = &slot;
     if (stopping_) return;
@@ -113,11 +121,12 @@ void Loader::work() {
       work_ready_.wait(lock);
       continue;
     }
-    const int64_t index = chosen->claimed++;
+    const size_t group = size_t(chosen->claimed++);
+    const int64_t first = chosen->groups[group], last = chosen->groups[group + 1];
     lock.unlock();
     std::exception_ptr error;
     try {
-      load(*chosen, index, *decoder);
+      load(*chosen, first, last, *decoder, scratch);
     } catch (...) {
       error = std::current_exception();
     }
@@ -155,34 +164,53 @@ void Loader::check_unchanged(const Video& video, bool again) {
   checked_.insert(key);
 }
 
-void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
-  ClipPlan& plan = slot.batch.clips[size_t(index)];
-  const int64_t position = plan.position;
+void Loader::plan(std::span<ClipPlan> clips, int64_t at, uint32_t attempt) const {
+  const int64_t views = dataset_.views().count();
+  for (ClipPlan& clip : clips) {
+    clip = training_ ? dataset_.training_clip(at, attempt)
+                     : dataset_.evaluation_clip(at / views, at % views);
+    ++at;
+    if (clip.frames != clips[0].frames || clip.item != clips[0].item)
+      fail(ErrorKind::kInternal, "clips {} and {} are a group, but show other frames",
+           clips[0].position, clip.position);
+  }
+}
+
+void Loader::load(Slot& slot, int64_t first, int64_t last, media::ClipDecoder& decoder,
+                  AugmentScratch& scratch) {
+  const std::span<ClipPlan> clips(slot.batch.clips.data() + first, size_t(last - first));
   const ClipOptions& options = dataset_.clip();
   const int64_t channel = options.num_frames * options.size * options.size;
+  const auto pixels_of = [&](size_t clip) {
+    return slot.batch.video.data() + (first + int64_t(clip)) * 3 * channel;
+  };
+  std::vector<media::ClipView> more_views;
   for (uint32_t attempt = 0;; ++attempt) {
     std::shared_ptr<const Video> video;
     try_reading([&] {
-      plan = training_ ? dataset_.training_clip(position, attempt)
-                       : dataset_.evaluation_clip(position);
-      video = dataset_.video_of(plan);
+      plan(clips, slot.batch.first + first, attempt);
+      video = dataset_.video_of(clips[0]);
     });
     check_unchanged(*video, false);
     media::ClipRequest request;
     request.table = &video->table;
     request.path = &video->file.path;
-    request.frames = plan.frames;
-    request.crop = plan.crop;
+    request.frames = clips[0].frames;
+    request.crop = clips[0].crop;
     request.size = int(options.size);
-    request.flip = plan.flip;
+    request.flip = clips[0].flip;
     request.filter =
         options.filter == "bicubic" ? media::Filter::kBicubic : media::Filter::kBilinear;
     if (options.loop_filter == "skip_unreferenced")
       request.loop_filter = media::LoopFilter::kSkipUnreferenced;
     // In evaluation every item counts, so a picture that the decoder patched up counts as it is.
     request.allow_concealed = !training_ || options.damaged == "keep";
-    request.out = slot.batch.video.data() + index * 3 * channel;
+    request.out = pixels_of(0);
     request.channel_stride = channel;
+    more_views.clear();
+    for (size_t i = 1; i < clips.size(); ++i)
+      more_views.push_back({clips[i].crop, clips[i].flip, pixels_of(i)});
+    request.more_views = more_views;
     std::string reason;
     const auto decode = [&](media::ClipDecoder& with) {
       media::ClipCost cost;
@@ -193,7 +221,13 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
         if (e.kind() == ErrorKind::kIo) check_unchanged(*video, true);
         throw;
       }
+      const double start = monotonic_s();
+      for (size_t i = 0; i < clips.size(); ++i)
+        if (!clips[i].augment.is_empty())
+          apply_augment(clips[i].augment, pixels_of(i), options.num_frames, options.size, scratch);
+      const double augment_s = monotonic_s() - start;
       std::lock_guard lock(mutex_);
+      slot.batch.augment_s += augment_s;
       slot.batch.cost.opens += cost.opens;
       slot.batch.cost.file_opens += cost.file_opens;
       slot.batch.cost.complaints += cost.complaints;
@@ -223,7 +257,7 @@ void Loader::load(Slot& slot, int64_t index, media::ClipDecoder& decoder) {
     // run, would have seen it whole.
     check_unchanged(*video, true);
     std::lock_guard lock(mutex_);
-    slot.batch.bad.push_back({position, attempt, video->file.path, reason});
+    slot.batch.bad.push_back({clips[0].position, attempt, video->file.path, reason});
     if (attempt + 1 == kMostAttempts) {
       // Not thrown here: all ranks must stop at the same step, with the list written.
       slot.batch.gave_up = true;

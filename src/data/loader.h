@@ -1,7 +1,8 @@
 // Turns steps into batches of pixels, ahead of time and in order.
 //
-// Decode threads take samples one by one, whichever batch they belong to, and write pixels straight
-// into that batch's slot. What comes out depends on the step alone: never on threads or timing.
+// Decode threads take groups of clips that show the same frames (mostly groups of one), whichever
+// batch they belong to, decode them once, write pixels straight into that batch's slot, and augment
+// them there. What comes out depends on the step alone: never on threads or timing.
 
 #pragma once
 #include <atomic>
@@ -10,11 +11,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <unordered_set>
 #include <vector>
 
 #include "config/binder.h"
+#include "data/augment.h"
 #include "data/dataset.h"
 #include "media/clip_decoder.h"
 
@@ -32,11 +35,12 @@ struct LoaderOptions {
 // One batch as plain memory: uint8 [clips, 3, num_frames, size, size].
 struct Batch {
   int64_t step = 0;
+  int64_t first = 0;  // of the slice that it holds
   std::vector<ClipPlan> clips;
   std::vector<uint8_t> video;
-  // Samples that were bad and have been replaced, with the reason of each.
+  // Samples that were bad and have been replaced, with the reason of each: one for a group.
   struct Bad {
-    int64_t position;
+    int64_t position;  // the first of the group in this batch
     uint32_t attempt;
     std::string path, reason;
   };
@@ -44,10 +48,13 @@ struct Batch {
   // True when no replacement of some sample was good: the run must stop.
   bool gave_up = false;
   media::ClipCost cost;      // of all its clips
+  double augment_s = 0;      // of all its clips
   int64_t frames_shown = 0;  // frames handed to the model
 };
 
-// The samples [first, last) of the local slice at a step, as positions or item indices.
+// The clips [first, last) of the local slice at a step: positions of the training stream, or, in
+// evaluation, sample index * views + view. A group that the slice cuts is decoded for what is in
+// it.
 struct Slice {
   int64_t first = 0, last = 0;
 };
@@ -75,13 +82,17 @@ class Loader {
   struct Slot {
     Batch batch;
     int64_t step = -1;
-    int64_t missing = 0;  // clips not decoded yet
-    int64_t claimed = 0;  // clips handed to threads
+    std::vector<int64_t> groups;  // where each begins in the batch, and where the last one ends
+    int64_t missing = 0;          // groups not decoded yet
+    int64_t claimed = 0;          // groups handed to threads
     std::exception_ptr error;
   };
   void work();
   void prepare(Slot& slot, int64_t step);
-  void load(Slot& slot, int64_t index, media::ClipDecoder& decoder);
+  // Fills the batch's clips [first, last), one group.
+  void load(Slot& slot, int64_t first, int64_t last, media::ClipDecoder& decoder,
+            AugmentScratch& scratch);
+  void plan(std::span<ClipPlan> clips, int64_t at, uint32_t attempt) const;
   // Throws Error(kIo) when the file is gone or another one than was indexed. Looks once at each
   // file, unless `again`.
   void check_unchanged(const Video& video, bool again);

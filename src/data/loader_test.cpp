@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <set>
 #include <thread>
 
 #include "base/machine.h"
@@ -16,6 +18,14 @@ namespace keiko::data {
 namespace {
 
 class LoaderTest : public SmallSet {};
+
+ClipOptions small_clip() {
+  ClipOptions clip;
+  clip.num_frames = 8;
+  clip.sampling_rate = 1;
+  clip.size = 32;
+  return clip;
+}
 
 // All batches of a run as one value: plans and pixels.
 std::string load_all(const Dataset& dataset, int64_t batch, int64_t world, int64_t rank,
@@ -92,6 +102,127 @@ TEST_F(LoaderTest, AVideoThatIsGoneOrChangedIsNamed) {
   EXPECT_NE(error_of(load).find("b.mp4: the video is gone"), std::string::npos);
 }
 
+AugmentOptions strong_augment() {
+  AugmentOptions augment;
+  augment.flip = 0.5;
+  augment.random_resized_crop.scale = {0.5, 1};
+  augment.color_jitter = {0.4, 0.4, 0.4, 0.1};
+  augment.rand_augment.num_ops = 4;
+  augment.random_erasing.probability = 0.25;
+  return augment;
+}
+
+TEST_F(LoaderTest, AugmentedSamplesDependOnSeedAndPositionAlone) {
+  const ClipOptions clip = small_clip();
+  AugmentOptions augment = strong_augment();
+  for (const int64_t repeats : {1, 4}) {
+    augment.repeats = repeats;
+    const Dataset dataset(env, {{path("train.kix")}}, clip, augment, 5, 1);
+    EXPECT_EQ(dataset.group_size(), repeats);
+    std::vector<std::string> single, joined;
+    const std::string one = load_all(dataset, 8, 1, 0, 1, 1, &single);
+    EXPECT_EQ(one, load_all(dataset, 8, 1, 0, 3, 4)) << "threads and prefetch";
+    for (int64_t rank = 0; rank < 2; ++rank) load_all(dataset, 8, 2, rank, 2, 2, &joined);
+    EXPECT_EQ(joined, single) << "world size 2";
+  }
+}
+
+// The loader's pixels are the plain clip's with the plan carried out, and the plain clip's where
+// there is no augmentation.
+TEST_F(LoaderTest, AugmentsTheDecodedClipAndNothingElse) {
+  const ClipOptions clip = small_clip();
+  AugmentOptions augment = strong_augment(), plain = augment;
+  plain.color_jitter = {};
+  plain.rand_augment.num_ops = 0;
+  plain.random_erasing.probability = 0;
+  const Dataset augmented(env, {{path("train.kix")}}, clip, augment, 5, 1);
+  const Dataset untouched(env, {{path("train.kix")}}, clip, plain, 5, 1);
+  const auto slice = [](int64_t s) { return Slice{s * 24, s * 24 + 24}; };
+  const auto decoder = [] { return std::make_unique<media::CpuClipDecoder>(env); };
+  Loader a(env, augmented, slice, 0, true, 2, 1, decoder);
+  Loader b(env, untouched, slice, 0, true, 2, 1, decoder);
+  const Batch &with = a.next(), &without = b.next();
+  const int64_t bytes = 3 * clip.num_frames * clip.size * clip.size;
+  AugmentScratch scratch;
+  int changed = 0;
+  for (int64_t i = 0; i < 24; ++i) {
+    EXPECT_TRUE(without.clips[size_t(i)].augment.is_empty());
+    const AugmentPlan& plan = with.clips[size_t(i)].augment;
+    std::vector<uint8_t> expected(without.video.begin() + i * bytes,
+                                  without.video.begin() + (i + 1) * bytes);
+    apply_augment(plan, expected.data(), clip.num_frames, clip.size, scratch);
+    const bool is_equal =
+        std::equal(expected.begin(), expected.end(), with.video.begin() + i * bytes);
+    EXPECT_TRUE(is_equal) << "position " << i << ": " << describe(plan);
+    changed += !std::equal(expected.begin(), expected.end(), without.video.begin() + i * bytes);
+  }
+  EXPECT_EQ(changed, 24) << "jitter changes every clip";
+}
+
+TEST_F(LoaderTest, RepeatedViewsShareOneDecode) {
+  ClipOptions clip = small_clip();
+  clip.num_frames = 16;  // all there are: every view of an item needs the same packets
+  AugmentOptions augment = strong_augment();
+  std::map<int64_t, int64_t> packets;
+  for (const int64_t repeats : {1, 4}) {
+    augment.repeats = repeats;
+    const Dataset dataset(env, {{path("train.kix")}}, clip, augment, 5, 1);
+    EXPECT_EQ(dataset.epoch_size(), 24 * repeats);
+    Loader loader(
+        env, dataset,
+        [&](int64_t s) {
+          return Slice{s * 24 * repeats, (s + 1) * 24 * repeats};
+        },
+        0, true, 2, 1, [] { return std::make_unique<media::CpuClipDecoder>(env); });
+    const Batch& b = loader.next();
+    ASSERT_EQ(int64_t(b.clips.size()), 24 * repeats);
+    std::set<uint64_t> items;
+    for (size_t i = 0; i < b.clips.size(); ++i) {
+      const ClipPlan& first = b.clips[i - i % size_t(repeats)];
+      EXPECT_EQ(b.clips[i].position, int64_t(i));
+      EXPECT_EQ(b.clips[i].item, first.item);
+      EXPECT_EQ(b.clips[i].frames, first.frames);
+      if (i % size_t(repeats) != 0) {
+        EXPECT_NE(b.clips[i].crop, first.crop);
+      }
+      items.insert(b.clips[i].item);
+    }
+    EXPECT_EQ(items.size(), 24u) << "an epoch has every item";
+    packets[repeats] = b.cost.packets_decoded;
+  }
+  EXPECT_EQ(packets[4], packets[1]) << "four views of each item cost one decode";
+}
+
+TEST_F(LoaderTest, TestViewsOfAnItemComeOneAfterTheOtherAndSpatialOnesShareADecode) {
+  const ClipOptions clip = small_clip();
+  const auto load = [&](ViewOptions views) {
+    const Dataset dataset(env, {{path("train.kix")}}, clip, strong_augment(), 5, 1, views);
+    const int64_t n = views.count();
+    Loader loader(
+        env, dataset,
+        [&](int64_t s) {
+          return Slice{s * 24 * n, s == 0 ? 24 * n : 0};
+        },
+        0, false, 2, 1, [] { return std::make_unique<media::CpuClipDecoder>(env); });
+    const Batch& b = loader.next();
+    EXPECT_EQ(int64_t(b.clips.size()), 24 * n);
+    const int64_t bytes = 3 * clip.num_frames * clip.size * clip.size;
+    for (int64_t i = 0; i < int64_t(b.clips.size()); ++i) {
+      const ClipPlan& plan = b.clips[size_t(i)];
+      EXPECT_EQ(plan.position, i / n);
+      EXPECT_EQ(plan.view, i % n);
+      EXPECT_TRUE(plan.augment.is_empty());
+      // The videos are square, so all spatial views of a stretch are the same picture.
+      EXPECT_TRUE(std::equal(b.video.begin() + i * bytes, b.video.begin() + (i + 1) * bytes,
+                             b.video.begin() + i / views.spatial * views.spatial * bytes));
+    }
+    return b.cost.packets_decoded;
+  };
+  EXPECT_EQ(load({1, 3}), load({1, 1}));
+  EXPECT_EQ(load({2, 3}), load({2, 1}));
+  EXPECT_GT(load({2, 1}), load({1, 1}));
+}
+
 // A decoder that finds one video bad.
 class Picky : public media::ClipDecoder {
  public:
@@ -134,6 +265,31 @@ TEST_F(LoaderTest, ABadSampleIsReplacedTheSameWayEverywhere) {
   EXPECT_EQ(run(1), run(3));
 }
 
+TEST_F(LoaderTest, ABadGroupIsReplacedAsAWhole) {
+  AugmentOptions augment = strong_augment();
+  augment.repeats = 4;
+  const Dataset dataset(env, {{path("train.kix")}}, small_clip(), augment, 5, 1);
+  Loader loader(
+      env, dataset,
+      [](int64_t s) {
+        return Slice{s * 96, s * 96 + 96};
+      },
+      0, true, 2, 1, [] { return std::make_unique<Picky>("/east/"); });
+  const Batch& b = loader.next();
+  EXPECT_GE(b.bad.size(), 3u);  // three of 24 items, and replacements that are bad in turn
+  int replaced = 0;
+  for (const Batch::Bad& bad : b.bad) {
+    EXPECT_EQ(bad.position % 4, 0) << "one line for a group";
+    replaced += bad.attempt == 0;
+  }
+  EXPECT_EQ(replaced, 3);
+  for (size_t i = 0; i < b.clips.size(); ++i) {
+    EXPECT_EQ(dataset.video_of(b.clips[i])->file.path.find("/east/"), std::string::npos);
+    EXPECT_EQ(b.clips[i].item, b.clips[i - i % 4].item);
+    EXPECT_EQ(b.clips[i].attempt, b.clips[i - i % 4].attempt);
+  }
+}
+
 // What a loader over `files` gives for the whole of three steps, as text.
 std::string load_with(Env* files, const Dataset& dataset, bool training, int threads) {
   Loader loader(
@@ -151,14 +307,6 @@ std::string load_with(Env* files, const Dataset& dataset, bool training, int thr
     all.append(b.video.begin(), b.video.end());
   }
   return all;
-}
-
-ClipOptions small_clip() {
-  ClipOptions clip;
-  clip.num_frames = 8;
-  clip.sampling_rate = 1;
-  clip.size = 32;
-  return clip;
 }
 
 TEST_F(LoaderTest, AFlakyFileSystemChangesNoSample) {
