@@ -35,6 +35,7 @@ int bench_loader(const LoaderBench& o) {
   report::Progress progress("bench loader");
   const double start = monotonic_s(), cpu = process_cpu_s();
   media::ClipCost cost;
+  double augment_s = 0;
   int64_t bad = 0;
   ordered_json memory = ordered_json::array();
   for (int64_t step = 0; step < o.steps; ++step) {
@@ -45,6 +46,7 @@ int bench_loader(const LoaderBench& o) {
     cost.bytes += batch.cost.bytes;
     cost.decode_s += batch.cost.decode_s;
     cost.convert_s += batch.cost.convert_s;
+    augment_s += batch.augment_s;
     bad += int64_t(batch.bad.size());
     if (step % std::max<int64_t>(1, o.steps / 20) == 0)
       memory.push_back(
@@ -62,12 +64,15 @@ int bench_loader(const LoaderBench& o) {
       {"cpu_ms_per_clip", 1000 * (process_cpu_s() - cpu) / clips},
       {"decode_ms_per_clip", 1000 * cost.decode_s / clips},
       {"convert_ms_per_clip", 1000 * cost.convert_s / clips},
+      {"augment_ms_per_clip", 1000 * augment_s / clips},
       {"packets_decoded_per_clip", double(cost.packets_decoded) / clips},
       {"packets_dropped_per_clip", double(cost.packets_dropped) / clips},
       {"reads_per_clip", double(cost.reads) / clips},
       {"bytes_per_clip", double(cost.bytes) / clips},
       {"bad_samples", bad},
-      {"limited_by", cost.decode_s > cost.convert_s ? "decoding" : "pixel conversion"},
+      {"limited_by", augment_s > std::max(cost.decode_s, cost.convert_s) ? "augmentation"
+                     : cost.decode_s > cost.convert_s                    ? "decoding"
+                                                                         : "pixel conversion"},
       {"memory", memory}};
   write_figures(j, o.json);
   return 0;

@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/error.h"
+#include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
@@ -17,6 +18,7 @@ namespace {
 struct PreviewOptions : RecipeArguments {
   int64_t step = 0, steps = 1, clips = 8;
   std::string out, tensors;
+  bool json = false;
 };
 
 // Batches of the whole world, as the model gets them at steps [first, first + count).
@@ -67,6 +69,36 @@ void write_sheet(const std::string& path, const at::Tensor& clips, int64_t frame
   report::write_png(default_env(), path, report::arrange(pictures, int(shown), 3));
 }
 
+// What was drawn for a clip, for programs.
+nlohmann::ordered_json clip_as_json(const data::Dataset& dataset, const data::ClipPlan& plan) {
+  nlohmann::ordered_json steps = nlohmann::ordered_json::array();
+  for (const data::PictureStep& step : plan.augment.steps)
+    steps.push_back({{"op", data::name_of(step.op)}, {"argument", step.argument}});
+  nlohmann::ordered_json json = {
+      {"position", plan.position},
+      {"path", dataset.video_of(plan)->file.path},
+      {"label", plan.label},
+      {"frames", plan.frames},
+      {"crop", {plan.crop.x, plan.crop.y, plan.crop.width, plan.crop.height}},
+      {"flip", plan.flip},
+      {"augment", steps},
+      {"erased", nullptr}};
+  if (const auto& box = plan.augment.erased)
+    json["erased"] = {box->x, box->y, box->width, box->height};
+  return json;
+}
+
+// The same in words, a line a clip.
+void say_clip(const data::Dataset& dataset, const data::ClipPlan& plan) {
+  const std::string drawn = data::describe(plan.augment);
+  std::printf("  position %lld  %s  frames %lld..%lld  crop %.0fx%.0f at %.0f,%.0f%s%s%s\n",
+              static_cast<long long>(plan.position), dataset.video_of(plan)->file.path.c_str(),
+              static_cast<long long>(plan.frames.front()),
+              static_cast<long long>(plan.frames.back()), plan.crop.width, plan.crop.height,
+              plan.crop.x, plan.crop.y, plan.flip ? "  mirrored" : "", drawn.empty() ? "" : "  ",
+              drawn.c_str());
+}
+
 }  // namespace
 
 void add_preview(CLI::App& app, Action& action) {
@@ -87,6 +119,7 @@ void add_preview(CLI::App& app, Action& action) {
   c->add_option("--out", o->out, "Folder for the sheets; default: RUN/previews");
   c->add_option("--tensors", o->tensors,
                 "Write NAME.safetensors with the whole batches instead of pictures");
+  c->add_flag("--json", o->json, "Print what was drawn for each clip as JSON on stdout");
   c->callback([o, &action] {
     action = [o] {
       const LoadedRecipe loaded = load(*o);
@@ -105,21 +138,31 @@ void add_preview(CLI::App& app, Action& action) {
             const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
             const std::string clips = fmt::format("{}/step-{:08}-clips.png", folder, o->step);
             write_sheet(clips, micro.video, 16);
-            std::printf("%s: one clip a row\n", clips.c_str());
+            nlohmann::ordered_json sheets = {{"clips", clips}};
             const at::Tensor picture = objective->picture(micro);
-            if (picture.size(1) < 2) return;
-            const std::string masked =
-                fmt::format("{}/step-{:08}-{}.png", folder, o->step,
-                            trained ? "reconstruction" : "untrained-reconstruction");
-            write_sheet(masked, picture.flatten(0, 1), 16);
-            std::printf("%s: three rows a clip: input, what the model sees, what it fills in%s\n",
-                        masked.c_str(), trained ? "" : " (untrained: no checkpoint yet)");
-            for (const data::ClipPlan& plan : batch.clips)
-              std::printf(
-                  "  position %lld  %s  frames %lld..%lld%s\n",
-                  static_cast<long long>(plan.position), dataset.video_of(plan)->file.path.c_str(),
-                  static_cast<long long>(plan.frames.front()),
-                  static_cast<long long>(plan.frames.back()), plan.flip ? "  mirrored" : "");
+            if (picture.size(1) >= 2) {
+              const std::string name = trained ? "reconstruction" : "untrained-reconstruction";
+              const std::string masked = fmt::format("{}/step-{:08}-{}.png", folder, o->step, name);
+              write_sheet(masked, picture.flatten(0, 1), 16);
+              sheets[name] = masked;
+            }
+            if (o->json) {
+              nlohmann::ordered_json drawn = nlohmann::ordered_json::array();
+              for (const data::ClipPlan& plan : batch.clips)
+                drawn.push_back(clip_as_json(dataset, plan));
+              const nlohmann::ordered_json all = {
+                  {"step", o->step}, {"sheets", sheets}, {"clips", drawn}};
+              std::printf("%s\n", json_text(all, 2).c_str());
+              return;
+            }
+            std::printf("%s: one clip a row\n", clips.c_str());
+            for (const auto& [name, sheet] : sheets.items())
+              if (name != "clips")
+                std::printf(
+                    "%s: three rows a clip: input, what the model sees, what it fills in%s\n",
+                    sheet.get<std::string>().c_str(),
+                    trained ? "" : " (untrained: no checkpoint yet)");
+            for (const data::ClipPlan& plan : batch.clips) say_clip(dataset, plan);
           });
       if (o->out.empty() && default_env()->status(loaded.run_folder + "/metrics.jsonl").exists)
         report::write_run_page(default_env(), loaded.run_folder);

@@ -34,7 +34,7 @@ LoadedRecipe load(const RecipeArguments& arguments) {
 
 data::Dataset open_dataset(const train::Recipe& r, bool evaluation) {
   return data::Dataset(default_env(), evaluation ? r.eval.data : r.data, r.clip, r.augment,
-                       uint64_t(r.seed), evaluation ? 1 : r.loader.shuffle_block);
+                       uint64_t(r.seed), evaluation ? 1 : r.loader.shuffle_block, r.eval.views);
 }
 
 std::optional<std::string> load_weights_of_run(objective::Objective& objective,

@@ -1,3 +1,4 @@
+#include "train/batch_cut.h"
 #include "train/trainer.h"
 
 #include <spdlog/spdlog.h>
@@ -60,10 +61,14 @@ void add_train(CLI::App& app, Action& action) {
   c->callback([o, &action] {
     action = [o] {
       const LoadedRecipe loaded = load(*o);
-      if (o->dry_run) return show_plan(loaded);
+      const int64_t group = train::group_of(loaded.recipe);
+      if (o->dry_run) {
+        train::check_batch(loaded.recipe, group, 1);
+        return show_plan(loaded);
+      }
       train::TrainContext context;
       context.launch = dist::read_launch_environment();
-      train::check_world_size(loaded.recipe, context.launch.world_size);
+      train::check_batch(loaded.recipe, group, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
       const auto communicator =
           dist::make_communicator(context.launch, double(loaded.recipe.train.timeout_s));

@@ -220,6 +220,24 @@ TEST(Augment, AllFramesOfAClipGetTheSameSteps) {
   }
 }
 
+TEST(Augment, VectorInstructionsGiveTheBytesOfPlainOnes) {
+  constexpr int kWidth = 61, kHeight = 47;
+  Rng rng(1, Stream::kSynth, 1);
+  std::vector<uint8_t> before(kWidth * kHeight);
+  Warp warp;
+  for (const bool bicubic : {false, true})
+    for (int trial = 0; trial < 40; ++trial) {
+      // Extremes, too: sums are largest there.
+      for (uint8_t& value : before)
+        value = uint8_t(trial % 2 == 0 ? rng.below(256) : 255 * rng.below(2));
+      warp.prepare(rotation(rng.uniform(-90, 90), kWidth, kHeight), kWidth, kHeight, bicubic);
+      std::vector<uint8_t> a = before, b = before;
+      warp.apply(a.data(), 128);
+      warp.apply(b.data(), 128, true);
+      ASSERT_EQ(a, b);
+    }
+}
+
 TEST(Augment, AnEmptyPlanTouchesNothing) {
   const std::vector<uint8_t> before = noise_clip(2, 32);
   std::vector<uint8_t> clip = before;

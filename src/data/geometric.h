@@ -30,8 +30,9 @@ class Warp {
   // `bicubic`: Pillow's bicubic transform filter (a = -1) instead of bilinear. width, height >= 1.
   void prepare(const Affine& map, int width, int height, bool bicubic);
   // Maps a plane of rows without gaps in place. At most one level from Pillow, which computes in
-  // doubles; like Pillow it cuts off towards 0.
-  void apply(uint8_t* plane, uint8_t fill);
+  // doubles; like Pillow it cuts off towards 0. `plain`: without vector instructions, which give
+  // the same bytes.
+  void apply(uint8_t* plane, uint8_t fill, bool plain = false);
 
  private:
   struct Source {

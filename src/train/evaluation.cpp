@@ -32,9 +32,11 @@ nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                               : dataset.sample_count();
   const int64_t rank = communicator.rank(), world = communicator.world_size();
   const int64_t first = items * rank / world, last = items * (rank + 1) / world;
+  const int64_t views = dataset.views().count();
+  const int64_t items_at_once = std::max<int64_t>(1, options.batch_size / views);
   const auto slice_of = [&](int64_t step) {
-    const int64_t from = std::min(last, first + step * options.batch_size);
-    return data::Slice{from, std::min(last, from + options.batch_size)};
+    const int64_t from = std::min(last, first + step * items_at_once);
+    return data::Slice{from * views, std::min(last, from + items_at_once) * views};
   };
   data::Loader loader(env, dataset, slice_of, 0, false, decode_threads, 2, make_decoder);
   const int64_t columns = int64_t(objective.evaluation_columns().size());
@@ -43,12 +45,19 @@ nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
   at::Tensor mine = at::zeros({longest, columns}, at::kDouble);
   for (int64_t done = 0; done < last - first;) {
     data::Batch& batch = loader.next();
-    const int64_t n = int64_t(batch.clips.size());
-    const objective::MicroBatch micro = view_batch(batch, dataset.clip(), 0, n);
+    const int64_t clips = int64_t(batch.clips.size()), n = clips / views;
+    objective::MicroBatch micro = view_batch(batch, dataset.clip(), 0, clips);
+    micro.views = views;
     if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
       fail(ErrorKind::kData, "{}: an item has no label, which evaluating this objective needs",
            dataset.describe());
-    mine.narrow(0, done, n).copy_(objective.evaluate(micro));
+    const at::Tensor figures = objective.evaluate(micro);
+    if (figures.size(0) != n)
+      fail(ErrorKind::kUsage,
+           "eval.views = {} x {}: this objective gave {} rows for {} items, so it does not average "
+           "over views; set both to 1",
+           dataset.views().temporal, dataset.views().spatial, figures.size(0), n);
+    mine.narrow(0, done, n).copy_(figures);
     done += n;
     if (progress) progress(done * world, items);
   }

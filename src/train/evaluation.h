@@ -1,4 +1,7 @@
 // Runs an objective over every item of a data set, each exactly once at any world size.
+//
+// An item may be looked at in several views (clips); they come one after the other in the same
+// micro-batch, and the objective makes one row of them.
 
 #pragma once
 #include <functional>
@@ -19,7 +22,9 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
 
 // Evaluates items [0, min(max_items, all)) of `dataset`, shared out over the ranks. Returns the
 // objective's summary, equal on all ranks. All ranks call it at the same time. `progress` may be
-// empty. Throws Error(kData) when an item cannot be decoded or lacks a label that is needed.
+// empty. Views are the data set's. Throws Error(kUsage) when there are several and the objective
+// does not average over them, Error(kData) when an item cannot be decoded or lacks a label that is
+// needed.
 nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                 const data::Dataset& dataset, const EvalOptions& options,
                                 int decode_threads, dist::Communicator& communicator,

@@ -27,6 +27,7 @@ void EvalOptions::bind(config::Binder& b) {
   b.list("data", data, "path");
   b.key("batch_size", batch_size, "clips a rank runs at once").range(1, 1 << 20).free();
   b.key("max_items", max_items, "only the first n items; 0 is all").at_least(0).free();
+  b.group("views", views);
 }
 
 void LogOptions::bind(config::Binder& b) {

@@ -33,6 +33,7 @@ struct EvalOptions {
   std::vector<data::DataSource> data;  // empty: no evaluation
   int64_t batch_size = 64;             // clips a rank decodes and runs at once
   int64_t max_items = 0;               // the first n items only; 0: all
+  data::ViewOptions views;             // clips of each item, whose predictions are averaged
 
   void bind(config::Binder& b);
 };

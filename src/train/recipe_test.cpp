@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/temp_folder.h"
+#include "train/batch_cut.h"
 #include "train/trainer.h"
 
 namespace keiko::train {
@@ -45,6 +46,9 @@ TEST(Recipe, RefusesByLineValueAndNearestKey) {
             "r.yaml:1: steps is missing (or epochs); add one of them");
   EXPECT_NE(error_of(kGood + "epochs: 2\n").find("epochs"), std::string::npos);
   EXPECT_EQ(error_of(kGood, {"epochs=2"}), "no error");
+  EXPECT_NE(
+      error_of(kGood + "augment: {rand_augment: {magnitud: 7}}\n").find("did you mean magnitude?"),
+      std::string::npos);
   EXPECT_NE(error_of(kGood, {"objective.width=100"}).find("write model: custom"),
             std::string::npos);
 }
@@ -83,12 +87,68 @@ TEST(Recipe, FreeKeysDoNotChangeTheHash) {
     return defining_hash(load_recipe(folder.path() + "/a.yaml", {override}));
   };
   const uint64_t base = hash("seed=0");
-  for (const char* free : {"steps=9", "log.every=1", "loader.threads=3", "checkpoint.keep=9",
-                           "micro_batch_size=2", "run=elsewhere", "train.threads=2"})
+  for (const char* free :
+       {"steps=9", "log.every=1", "loader.threads=3", "checkpoint.keep=9", "micro_batch_size=2",
+        "run=elsewhere", "train.threads=2", "eval.views.temporal=5"})
     EXPECT_EQ(hash(free), base) << free;
   for (const char* defining : {"seed=1", "batch_size=8", "optimizer.base_lr=1", "clip.size=32",
-                               "objective.mask_ratio=0.5", "augment.flip=0.5", "precision=bf16"})
+                               "objective.mask_ratio=0.5", "augment.flip=0.5", "augment.repeats=2",
+                               "augment.rand_augment.num_ops=4", "precision=bf16"})
     EXPECT_NE(hash(defining), base) << defining;
+}
+
+Recipe with_groups(int64_t batch, int64_t micro, int64_t repeats) {
+  Recipe recipe;
+  recipe.batch_size = batch;
+  recipe.micro_batch_size = micro;
+  recipe.augment.repeats = repeats;
+  return recipe;
+}
+
+std::string refusal(const Recipe& recipe, int64_t world_size) {
+  try {
+    check_batch(recipe, group_of(recipe), world_size);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
+    return e.what();
+  }
+  return "";
+}
+
+TEST(BatchCut, SlicesHoldWholeGroupsAndDifferByOneAtMost) {
+  for (int64_t group : {1, 2, 3, 8})
+    for (int64_t groups : {1, 2, 5, 16, 31})
+      for (int64_t world = 1; world <= groups; ++world) {
+        const int64_t batch = groups * group, step = 7;
+        int64_t next = step * batch, least = batch, most = 0;
+        for (int64_t rank = 0; rank < world; ++rank) {
+          const data::Slice slice = slice_of_rank(step, batch, group, rank, world);
+          ASSERT_EQ(slice.first, next) << group << " " << groups << " " << world << " " << rank;
+          ASSERT_EQ(slice.first % group, 0);
+          ASSERT_EQ(slice.last % group, 0);
+          least = std::min(least, slice.last - slice.first);
+          most = std::max(most, slice.last - slice.first);
+          next = slice.last;
+        }
+        ASSERT_EQ(next, (step + 1) * batch);
+        ASSERT_GE(least, group);
+        ASSERT_LE(most - least, group);
+      }
+}
+
+TEST(BatchCut, RefusesWhatWouldCutAGroupOrLeaveARankWithout) {
+  EXPECT_EQ(refusal(with_groups(32, 8, 4), 8), "");
+  EXPECT_EQ(refusal(with_groups(32, 0, 1), 32), "");
+  EXPECT_EQ(refusal(with_groups(30, 0, 4), 1),
+            "batch_size = 30 is not a multiple of 4, the clips that belong together "
+            "(augment.repeats = 4); use 28 or 32");
+  EXPECT_EQ(refusal(with_groups(32, 2, 4), 1),
+            "micro_batch_size = 2 is not a multiple of 4, the clips that belong together "
+            "(augment.repeats = 4); use 4");
+  EXPECT_EQ(refusal(with_groups(3, 0, 1), 4),
+            "batch_size = 3 is smaller than the world size 4; every rank needs a clip");
+  EXPECT_NE(refusal(with_groups(32, 0, 4), 9).find("fewer than the world size 9"),
+            std::string::npos);
 }
 
 TEST(Threads, ComputeAndDecodeStayWithinTheCores) {

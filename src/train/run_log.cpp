@@ -130,16 +130,18 @@ void RunLog::write_evaluation(int64_t step, const ordered_json& summary, double 
 }
 
 void RunLog::write_sample(int64_t step, const data::ClipPlan& plan) {
-  samples_->write({{"step", step},
-                   {"position", plan.position},
-                   {"data_set", plan.data_set},
-                   {"item", plan.item},
-                   {"window", plan.window},
-                   {"attempt", plan.attempt},
-                   {"frames", plan.frames},
-                   {"crop", {plan.crop.x, plan.crop.y, plan.crop.width, plan.crop.height}},
-                   {"flip", plan.flip},
-                   {"label", plan.label}});
+  ordered_json line = {{"step", step},
+                       {"position", plan.position},
+                       {"data_set", plan.data_set},
+                       {"item", plan.item},
+                       {"window", plan.window},
+                       {"attempt", plan.attempt},
+                       {"frames", plan.frames},
+                       {"crop", {plan.crop.x, plan.crop.y, plan.crop.width, plan.crop.height}},
+                       {"flip", plan.flip},
+                       {"label", plan.label}};
+  if (!plan.augment.is_empty()) line["augment"] = data::describe(plan.augment);
+  samples_->write(line);
 }
 
 void RunLog::write_quarantine(const ordered_json& bad) {

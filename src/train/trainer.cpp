@@ -17,6 +17,7 @@
 #include "data/overlap.h"
 #include "dist/gradient_reducer.h"
 #include "optim/schedule.h"
+#include "train/batch_cut.h"
 #include "train/checkpoint.h"
 #include "train/evaluation.h"
 #include "train/run_folder.h"
@@ -27,12 +28,6 @@ namespace keiko::train {
 namespace {
 
 using nlohmann::ordered_json;
-
-// The slice of a batch that a rank takes; slices differ by one clip at most.
-data::Slice slice_of_rank(int64_t step, int64_t batch_size, int64_t rank, int64_t world_size) {
-  return {step * batch_size + batch_size * rank / world_size,
-          step * batch_size + batch_size * (rank + 1) / world_size};
-}
 
 // A run in progress: everything that train() sets up, and one method for each thing that a step
 // does.
@@ -93,8 +88,9 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   set_up_compute(recipe, threads_);
   use_autocast_ = resolve_precision(recipe) == "bf16";
   if (!recipe.eval.data.empty()) {
-    eval_dataset_ = std::make_unique<data::Dataset>(env_, recipe.eval.data, recipe.clip,
-                                                    recipe.augment, uint64_t(recipe.seed), 1);
+    eval_dataset_ =
+        std::make_unique<data::Dataset>(env_, recipe.eval.data, recipe.clip, recipe.augment,
+                                        uint64_t(recipe.seed), 1, recipe.eval.views);
     if (is_first()) data::warn_of_overlap(dataset_, *eval_dataset_);
   }
   objective_ = make_objective(recipe, dataset_);
@@ -208,8 +204,7 @@ void Run::calibrate() {
 
 Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   const int64_t clips = int64_t(batch.clips.size());
-  const int64_t micro =
-      recipe_.micro_batch_size > 0 ? recipe_.micro_batch_size : std::max<int64_t>(1, clips);
+  const int64_t micro = micro_batch_of(recipe_, clips, group_of(recipe_));
   const size_t metric_count = objective_->metric_names().size();
   const model::BlockRunner runner;
   double loss = 0;
@@ -372,7 +367,9 @@ TrainResult Run::go() {
       env_, dataset_,
       [&](int64_t step) {
         // Past the end there is nothing to decode ahead.
-        return step < steps_ ? slice_of_rank(step, recipe_.batch_size, rank, world) : data::Slice{};
+        return step < steps_
+                   ? slice_of_rank(step, recipe_.batch_size, group_of(recipe_), rank, world)
+                   : data::Slice{};
       },
       step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder);
   log_->start_clock(step_, steps_);
@@ -432,13 +429,6 @@ TrainResult Run::go() {
 }
 
 }  // namespace
-
-void check_world_size(const Recipe& recipe, int64_t world_size) {
-  if (recipe.batch_size < world_size)
-    fail(ErrorKind::kUsage,
-         "batch_size = {} is smaller than the world size {}; every rank needs a clip",
-         recipe.batch_size, world_size);
-}
 
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
   const int mine = std::max(1, cores / int(launch.local_world_size));

@@ -35,10 +35,6 @@ struct ThreadShare {
 };
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
 
-// Throws Error(kUsage) when there are more ranks than clips in a batch. Call before meeting the
-// others.
-void check_world_size(const Recipe& recipe, int64_t world_size);
-
 // Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
 // tensor work; process-wide.
 void set_up_compute(const Recipe& recipe, const ThreadShare& threads);
