@@ -41,7 +41,7 @@ class MemoryEnv : public Env {
   FileStatus status(const std::string& path) override {
     const auto found = files.find(path);
     if (found == files.end()) return {};
-    return {true, false, int64_t(found->second.size()), 1};
+    return {true, false, int64_t(found->second.size()), 1, false};
   }
   std::vector<std::string> list(const std::string& folder) override {
     std::vector<std::string> names;
@@ -56,6 +56,11 @@ class MemoryEnv : public Env {
     explicit Writer(std::string* content) : content_(content) {}
     void append(std::span<const uint8_t> bytes) override {
       content_->append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+    void overwrite(int64_t offset, std::span<const uint8_t> bytes) override {
+      require(offset >= 0 && size_t(offset) + bytes.size() <= content_->size(),
+              "only bytes that were written are overwritten");
+      std::copy(bytes.begin(), bytes.end(), content_->begin() + offset);
     }
     void sync() override {}
 

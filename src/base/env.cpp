@@ -22,7 +22,8 @@ namespace {
                        : code == EACCES || code == EPERM || code == EROFS
                            ? "; choose a folder that may be written"
                            : "";
-  fail(ErrorKind::kIo, "{}: cannot {}: {}{}", path, what, std::strerror(code), advice);
+  throw Error(ErrorKind::kIo,
+              fmt::format("{}: cannot {}: {}{}", path, what, std::strerror(code), advice), code);
 }
 
 class Descriptor {
@@ -49,6 +50,15 @@ class PosixWritableFile : public WritableFile {
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) fail_io(path_, "write");
       bytes = bytes.subspan(size_t(n));
+    }
+  }
+  void overwrite(int64_t offset, std::span<const uint8_t> bytes) override {
+    while (!bytes.empty()) {
+      const ssize_t n = ::pwrite(fd_.get(), bytes.data(), bytes.size(), offset);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_io(path_, "write");
+      bytes = bytes.subspan(size_t(n));
+      offset += n;
     }
   }
   void sync() override {
@@ -138,18 +148,26 @@ class PosixEnv : public Env {
       fail_io(path, "open");
     }
     if (!S_ISREG(st.st_mode))
-      fail(ErrorKind::kIo, "{}: cannot open: not a regular file; write it to a disk first", path);
+      throw Error(
+          ErrorKind::kIo,
+          fmt::format("{}: cannot open: not a regular file; write it to a disk first", path),
+          EINVAL);
     file->set_size(st.st_size);
     return file;
   }
   FileStatus status(const std::string& path) override {
     struct stat st;
-    if (::stat(path.c_str(), &st) != 0) {
-      if (errno == ENOENT || errno == ENOTDIR) return {};
+    int code = ::lstat(path.c_str(), &st);
+    const bool is_link = code == 0 && S_ISLNK(st.st_mode);
+    if (is_link) code = ::stat(path.c_str(), &st);
+    if (code != 0) {
+      FileStatus nothing;
+      nothing.is_link = is_link;
+      if (errno == ENOENT || errno == ENOTDIR) return nothing;
       fail_io(path, "stat");
     }
     return {true, S_ISDIR(st.st_mode), st.st_size,
-            int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec};
+            int64_t{st.st_mtim.tv_sec} * 1'000'000'000 + st.st_mtim.tv_nsec, is_link};
   }
   std::vector<std::string> list(const std::string& folder) override {
     DIR* dir = ::opendir(folder.c_str());
@@ -192,8 +210,8 @@ void publish(Env* env, const std::string& path, std::string_view content) {
 
 void remove_tree(Env* env, const std::string& path) {
   const FileStatus status = env->status(path);
-  if (!status.exists) return;
-  if (status.is_folder)
+  if (!status.exists && !status.is_link) return;
+  if (status.is_folder && !status.is_link)
     for (const std::string& name : env->list(path)) remove_tree(env, path + "/" + name);
   env->remove(path);
 }

@@ -24,6 +24,9 @@ class WritableFile {
   void append(std::string_view text) {
     append({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
   }
+  // Replaces bytes that were appended before: [offset, offset + bytes.size()) must lie inside what
+  // there is. Only for files from Env::create. Throws as append().
+  virtual void overwrite(int64_t offset, std::span<const uint8_t> bytes) = 0;
   // Returns once the bytes are on the disk. Throws Error(kIo).
   virtual void sync() = 0;
 };
@@ -51,6 +54,8 @@ struct FileStatus {
   bool is_folder = false;
   int64_t size = 0;      // bytes
   int64_t mtime_ns = 0;  // since the epoch
+  // The name itself is a symbolic link; the other fields speak of what it leads to.
+  bool is_link = false;
 };
 
 // All functions may be called from any thread and throw Error(kIo) naming the path and the cause.
@@ -63,7 +68,8 @@ class Env {
   // 0.
   virtual std::unique_ptr<WritableFile> append_to(const std::string& path, int64_t length) = 0;
   virtual void rename(const std::string& from, const std::string& to) = 0;
-  // Removes a file, or an empty folder. No error when it does not exist.
+  // Removes a file, an empty folder, or a symbolic link (not what it leads to). No error when it
+  // does not exist.
   virtual void remove(const std::string& path) = 0;
   // Creates the folder and its parents. No error when it exists.
   virtual void make_folder(const std::string& path) = 0;
@@ -86,7 +92,8 @@ std::string read_text(Env* env, const std::string& path);
 // power cut: `path.tmp` is written and synced, renamed over `path`, and the folder synced.
 void publish(Env* env, const std::string& path, std::string_view content);
 
-// Removes a folder and all it holds, contents first. No error when it does not exist.
+// Removes a folder and all it holds, contents first. Symbolic links go, what they lead to stays. No
+// error when it does not exist.
 void remove_tree(Env* env, const std::string& path);
 
 // "a/b" -> "a"; "b" -> "."; "/b" -> "/".

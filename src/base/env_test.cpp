@@ -51,6 +51,41 @@ TEST(Env, AppendToCutsWhatCameAfterTheRecordedLength) {
   EXPECT_THROW(default_env()->append_to(path, 6), Error);
 }
 
+TEST(Env, OverwritingChangesBytesInPlaceAndAppendingGoesOnAtTheEnd) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/f";
+  const auto file = default_env()->create(path);
+  file->append("0123456789");
+  const std::string two = "ab";
+  file->overwrite(3, {reinterpret_cast<const uint8_t*>(two.data()), two.size()});
+  file->append("x");
+  EXPECT_EQ(read_text(default_env(), path), "012ab56789x");
+}
+
+TEST(Env, RemovingATreeLeavesWhatItsLinksLeadTo) {
+  const TempFolder folder;
+  Env* const env = default_env();
+  const std::string tree = folder.path() + "/tree", kept = folder.path() + "/kept";
+  env->make_folder(tree + "/inside");
+  env->make_folder(kept);
+  publish(env, tree + "/inside/file", "gone");
+  publish(env, kept + "/file", "stays");
+  ASSERT_EQ(::symlink(kept.c_str(), (tree + "/folder-link").c_str()), 0);
+  ASSERT_EQ(::symlink((kept + "/file").c_str(), (tree + "/file-link").c_str()), 0);
+  ASSERT_EQ(::symlink("/no/such/file", (tree + "/inside/dangling").c_str()), 0);
+  EXPECT_TRUE(env->status(tree + "/folder-link").is_folder);
+  EXPECT_TRUE(env->status(tree + "/folder-link").is_link);
+  EXPECT_FALSE(env->status(tree + "/inside/dangling").exists);
+  remove_tree(env, tree);
+  EXPECT_FALSE(env->status(tree).exists);
+  EXPECT_EQ(read_text(env, kept + "/file"), "stays");
+  // Nor is a tree that is itself a link followed.
+  ASSERT_EQ(::symlink(kept.c_str(), tree.c_str()), 0);
+  remove_tree(env, tree);
+  EXPECT_FALSE(env->status(tree).is_link);
+  EXPECT_EQ(read_text(env, kept + "/file"), "stays");
+}
+
 // Runs `work` in a child process and returns its exit code.
 template <class Work>
 int run_in_child(Work work) {
@@ -112,6 +147,15 @@ TEST(Hash, SampledHashNoticesEveryKindOfChange) {
   }
   publish(default_env(), path, content + "a");
   EXPECT_NE(before, sampled_xxh3_of_file(path));
+}
+
+TEST(Hash, PiecesGiveTheHashOfTheWhole) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/v";
+  std::string content;
+  for (int i = 0; i < 3'000'000; ++i) content += char(i * i >> 3);
+  publish(default_env(), path, content);
+  EXPECT_EQ(xxh3_of_file(path), xxh3(std::string_view(content)));
 }
 
 TEST(OpenFiles, KeepsTheFilesReadLastOpen) {

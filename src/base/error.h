@@ -22,11 +22,15 @@ enum class ErrorKind {
 
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  // `cause`: the errno behind an error of the operating system, 0 when there is none.
+  Error(ErrorKind kind, const std::string& message, int cause = 0)
+      : std::runtime_error(message), kind_(kind), cause_(cause) {}
   ErrorKind kind() const { return kind_; }
+  int cause() const { return cause_; }
 
  private:
   ErrorKind kind_;
+  int cause_;
 };
 
 // Throws Error(kind) with a message in fmt's format.

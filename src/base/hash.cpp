@@ -3,10 +3,7 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
-#include <memory>
 #include <vector>
-
-#include "base/env.h"
 
 namespace keiko {
 
@@ -27,29 +24,30 @@ bool checksum_holds(std::string_view text, uint64_t expected) {
 
 std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
 
-namespace {
-struct FreeState {
-  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-};
-}  // namespace
+RunningXxh3::RunningXxh3() : state_(XXH3_createState()) { XXH3_64bits_reset(state_); }
+RunningXxh3::~RunningXxh3() { XXH3_freeState(state_); }
+void RunningXxh3::add(std::span<const uint8_t> bytes) {
+  XXH3_64bits_update(state_, bytes.data(), bytes.size());
+}
+uint64_t RunningXxh3::value() const { return XXH3_64bits_digest(state_); }
 
-uint64_t xxh3_of_file(const std::string& path) {
-  const auto file = default_env()->open(path);
-  std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
-  XXH3_64bits_reset(state.get());
+uint64_t xxh3_of_file(const std::string& path, Env* env) {
+  const auto file = env->open(path);
+  RunningXxh3 hash;
   std::vector<uint8_t> buffer(1 << 20);
   for (int64_t at = 0; at < file->size();) {
-    const int64_t n = std::min<int64_t>(buffer.size(), file->size() - at);
-    file->read(at, {buffer.data(), size_t(n)});
-    XXH3_64bits_update(state.get(), buffer.data(), n);
+    const int64_t n = std::min<int64_t>(int64_t(buffer.size()), file->size() - at);
+    const std::span<uint8_t> piece(buffer.data(), size_t(n));
+    file->read(at, piece);
+    hash.add(piece);
     at += n;
   }
-  return XXH3_64bits_digest(state.get());
+  return hash.value();
 }
 
-uint64_t sampled_xxh3_of_file(const std::string& path) {
+uint64_t sampled_xxh3_of_file(const std::string& path, Env* env) {
   constexpr int64_t kSample = 64 << 10;
-  const auto file = default_env()->open(path);
+  const auto file = env->open(path);
   const int64_t size = file->size();
   std::vector<uint8_t> bytes(8);
   for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(uint64_t(size) >> (8 * i));
