@@ -26,9 +26,7 @@ using nlohmann::ordered_json;
 constexpr size_t kMostCompared = 64;                // frames of an item
 constexpr int64_t kMostComparedBytes = 64ll << 20;  // of luma kept for that
 
-std::string_view as_text(const std::vector<uint8_t>& bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
+constexpr int64_t kLargestMember = (int64_t{1} << 33) - 1;  // bytes; what a tar header can say
 
 // Every packet of the video stream that lies, in file order, in the item's share. Good enough for a
 // total; whole videos count exactly.
@@ -65,7 +63,8 @@ class Samples {
       found->second.insert(found->second.end(), row, row + width_);
     }
   }
-  PackQuality compare(Env* env, const media::PacketTable& table, const std::string& path) {
+  PackQuality compare(Env* env, const media::PacketTable& table, const std::string& path,
+                      const std::function<void()>& working) {
     PackQuality q;
     std::vector<int64_t> frames;
     for (const auto& [index, luma] : kept_) frames.push_back(index);
@@ -78,6 +77,7 @@ class Samples {
           q.squared_error += media::mean_squared_error(a, b);
           q.similarity += media::structural_similarity(a, b);
           ++q.frames;
+          if (working) working();
         });
     return q;
   }
@@ -87,8 +87,13 @@ class Samples {
   std::map<int64_t, std::vector<uint8_t>> kept_;  // by the picture's index in the member
 };
 
-// The member must be as fast to read as packs promise.
-void check_fast(const media::PacketTable& table, const std::string& path) {
+// The member must fit into a shard and be as fast to read as packs promise.
+void check_member(const media::PacketTable& table, const std::string& path, int64_t bytes) {
+  if (bytes > kLargestMember)
+    fail(ErrorKind::kData,
+         "{}: the packed file of {} bytes is more than a tar shard can hold (8 GiB); "
+         "cut the film into shorter items",
+         path, bytes);
   if (!table.direct_read)
     fail(ErrorKind::kData, "{}: the packed file cannot be read directly ({})", path,
          table.direct_read_off);
@@ -96,7 +101,7 @@ void check_fast(const media::PacketTable& table, const std::string& path) {
 
 void encode_member(Env* env, const Video& video, const Item& item, const PackChoice& choice,
                    const std::string& parts, const std::string& name, bool with_quality,
-                   PackPart& part) {
+                   const std::function<void()>& working, PackPart& part) {
   const media::PacketTable& table = video.table;
   const FrameChoice frames = choose_frames(table, item, choice.frames_per_second);
   media::VideoEncoderOptions o;
@@ -110,7 +115,9 @@ void encode_member(Env* env, const Video& video, const Item& item, const PackCho
   o.gop = choice.gop;
   Samples samples(frames.frames.size(), o.format, with_quality);
   media::FrameScaler scaler(table.stream, o.format);
-  media::VideoEncoder encoder(o);
+  part.file = name + ".mp4";
+  const std::string path = parts + "/" + part.file;
+  media::VideoEncoder encoder(env, path, o);
   size_t k = 0;
   media::decode_in_order(env, table, video.file.path, frames.frames, media::Damage::kRefuse,
                          [&](int64_t, const AVFrame& frame) {
@@ -118,20 +125,17 @@ void encode_member(Env* env, const Video& video, const Item& item, const PackCho
                            samples.offer(int64_t(k), picture);
                            encoder.add(picture, frames.pts[k]);
                            ++k;
+                           if (working) working();
                          });
-  const std::vector<uint8_t> bytes = encoder.finish();
-  part.file = name + ".mp4";
-  part.bytes = int64_t(bytes.size());
-  part.hash = xxh3(bytes);
+  part.bytes = encoder.finish();
+  part.hash = xxh3_of_file(path, env);
   part.frame_count = int64_t(frames.frames.size());
-  const std::string path = parts + "/" + part.file;
-  publish(env, path, as_text(bytes));
   const media::PacketTable packed = media::scan_video(path, env);
-  check_fast(packed, path);
+  check_member(packed, path, part.bytes);
   if (packed.frame_count() != part.frame_count || !packed.skipping)
     fail(ErrorKind::kInternal, "{}: {} frames were encoded, {} are there ({})", path,
          part.frame_count, packed.frame_count(), packed.skipping_off);
-  part.totals.quality = samples.compare(env, packed, path);
+  part.totals.quality = samples.compare(env, packed, path, working);
 
   const media::StreamParameters& s = table.stream;
   part.totals.resized = o.format.width != s.width || o.format.height != s.height;
@@ -144,17 +148,17 @@ void encode_member(Env* env, const Video& video, const Item& item, const PackCho
 }
 
 void copy_member(Env* env, const Video& video, const Item& item, const std::string& parts,
-                 const std::string& name, bool with_quality, PackPart& part) {
-  const media::CutVideo cut =
-      media::cut_video(env, video.table, video.file.path, item.first_frame, item.frame_count);
-  part.file = name + cut.suffix;
-  part.bytes = int64_t(cut.bytes.size());
-  part.hash = xxh3(cut.bytes);
+                 const std::string& name, bool with_quality, const std::function<void()>& working,
+                 PackPart& part) {
+  const media::CutVideo cut = media::cut_video(env, video.table, video.file.path, item.first_frame,
+                                               item.frame_count, parts + "/" + name, working);
+  const std::string& path = cut.path;
+  part.file = path.substr(parts.size() + 1);
+  part.bytes = cut.bytes;
+  part.hash = xxh3_of_file(path, env);
   part.frame_count = item.frame_count;
-  const std::string path = parts + "/" + part.file;
-  publish(env, path, as_text(cut.bytes));
   const media::PacketTable packed = media::scan_video(path, env);
-  check_fast(packed, path);
+  check_member(packed, path, part.bytes);
   part.first_frame =
       media::locate_cut(video.table, item.first_frame, item.frame_count, cut, packed);
   // A copy must show what the source shows, damage and all. The same packets do; where a container
@@ -168,14 +172,17 @@ void copy_member(Env* env, const Video& video, const Item& item, const std::stri
     std::vector<int64_t> frames(static_cast<size_t>(item.frame_count));
     std::vector<std::string> truth;
     for (size_t i = 0; i < frames.size(); ++i) frames[i] = item.first_frame + int64_t(i);
-    media::decode_in_order(
-        env, video.table, video.file.path, frames, media::Damage::kAccept,
-        [&](int64_t, const AVFrame& frame) { truth.push_back(media::raw_md5(frame)); });
+    media::decode_in_order(env, video.table, video.file.path, frames, media::Damage::kAccept,
+                           [&](int64_t, const AVFrame& frame) {
+                             truth.push_back(media::raw_md5(frame));
+                             if (working) working();
+                           });
     for (int64_t& frame : frames) frame += part.first_frame - item.first_frame;
     size_t next = 0;
     media::decode_in_order(
         env, packed, path, frames, media::Damage::kAccept,
         [&](int64_t index, const AVFrame& frame) {
+          if (working) working();
           if (media::raw_md5(frame) != truth[next++])
             fail(ErrorKind::kData,
                  "{}: frame {} of the copy differs from the source; pack with --for size instead",
@@ -244,15 +251,16 @@ void PackTotals::add(const PackTotals& other) {
 }
 
 PackPart make_member(Env* env, const Video& video, const Item& item, int64_t index,
-                     const PackChoice& choice, const std::string& parts, bool with_quality) {
+                     const PackChoice& choice, const std::string& parts, bool with_quality,
+                     const std::function<void()>& working) {
   PackPart part;
   part.item = index;
   describe_source(video, item, part.totals);
   const std::string name = member_name(index, video.file.path);
   if (choice.is_exact())
-    copy_member(env, video, item, parts, name, with_quality, part);
+    copy_member(env, video, item, parts, name, with_quality, working, part);
   else
-    encode_member(env, video, item, choice, parts, name, with_quality, part);
+    encode_member(env, video, item, choice, parts, name, with_quality, working, part);
   part.totals.packed_bytes = part.bytes;
   part.totals.packed_frames = part.frame_count;
   return part;

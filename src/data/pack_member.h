@@ -2,6 +2,7 @@
 
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/env.h"
@@ -50,10 +51,12 @@ struct PackPart {
 };
 
 // Makes the member of one item and publishes it as `parts`/NAME.mp4 (or .mkv), without the record.
-// Compares up to 64 of its frames with the source when `with_quality`. Throws Error(kData) when the
-// source is damaged or cannot be packed this way, and Error(kIo).
+// Compares up to 64 of its frames with the source when `with_quality`. Memory: a few frames.
+// `working`, unless empty, is called for every frame or packet, from the calling thread. Throws
+// Error(kData) when the source is damaged or cannot be packed this way, and Error(kIo).
 PackPart make_member(Env* env, const Video& video, const Item& item, int64_t index,
-                     const PackChoice& choice, const std::string& parts, bool with_quality);
+                     const PackChoice& choice, const std::string& parts, bool with_quality,
+                     const std::function<void()>& working = {});
 
 void write_part(Env* env, const std::string& parts, const std::string& name, const PackPart& part);
 // False when there is no whole record, or its member is missing.

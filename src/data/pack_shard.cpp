@@ -21,22 +21,32 @@ std::string name_of(const Catalogue& source, int64_t item) {
   return member_name(item, source.video(source.item(item).video)->file.path);
 }
 
-std::vector<uint8_t> read_range(Env* env, const std::string& path, int64_t offset, int64_t size) {
+// Hands bytes [offset, offset + size) of a file to `receive` in pieces, and returns their hash.
+// Throws Error(kData) when the file does not reach so far.
+uint64_t read_pieces(Env* env, const std::string& path, int64_t offset, int64_t size,
+                     const std::function<void(std::span<const uint8_t>)>& receive) {
+  constexpr int64_t kPiece = 1 << 20;
   const auto file = env->open(path);
-  // Before memory is taken for it: what was written of a part or member may be damaged.
+  // What was written of a part or member may be damaged.
   if (offset < 0 || size < 0 || size > file->size() || offset > file->size() - size)
     fail(ErrorKind::kData, "{}: ends at byte {}, but {} bytes at byte {} were expected", path,
          file->size(), size, offset);
-  std::vector<uint8_t> bytes(static_cast<size_t>(size));
-  file->read(offset, bytes);
-  return bytes;
+  RunningXxh3 hash;
+  std::vector<uint8_t> bytes(static_cast<size_t>(std::min(size, kPiece)));
+  for (int64_t done = 0; done < size; done += int64_t(bytes.size())) {
+    bytes.resize(size_t(std::min(kPiece, size - done)));
+    file->read(offset + done, bytes);
+    hash.add(bytes);
+    receive(bytes);
+  }
+  return hash.value();
 }
 
 // The member's table with positions in the shard. Geometry, colour and rotation are the source's
 // own: not every container can say them.
-media::PacketTable table_in_shard(const std::string& part_path, int64_t offset,
+media::PacketTable table_in_shard(Env* env, const std::string& part_path, int64_t offset,
                                   const media::StreamParameters& source, bool is_exact) {
-  media::PacketTable table = media::scan_video(part_path);
+  media::PacketTable table = media::scan_video(part_path, env);
   for (int64_t& position : table.position) position += offset;
   media::StreamParameters& s = table.stream;
   s.rotation = source.rotation;
@@ -59,7 +69,7 @@ bool shard_is_done(Env* env, const std::string& folder, int64_t shard) {
 }
 
 void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const std::string& folder,
-                 int64_t shard) {
+                 int64_t shard, const std::function<void()>& working) {
   const std::string parts = folder + "/parts", tar = shard_path(folder, shard, ".tar");
   ShardSummary summary;
   std::vector<std::pair<Item, Video>> members;
@@ -80,18 +90,21 @@ void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const 
       }
       const std::string path = parts + "/" + part.file;
       done.push_back(path);
-      const std::vector<uint8_t> bytes = read_range(env, path, 0, part.bytes);
-      if (xxh3(bytes) != part.hash) {
+      const std::string header = tar_header(part.file, part.bytes);
+      const int64_t offset = summary.bytes + int64_t(header.size());
+      file->append(header);
+      const uint64_t hash =
+          read_pieces(env, path, 0, part.bytes, [&](std::span<const uint8_t> bytes) {
+            file->append(bytes);
+            if (working) working();
+          });
+      if (hash != part.hash) {
         env->remove(parts + "/" + name + ".json");
         fail(ErrorKind::kData,
              "{}: its bytes changed since it was written; run the same command again, and look at "
              "that disk",
              path);
       }
-      const std::string header = tar_header(part.file, part.bytes);
-      const int64_t offset = summary.bytes + int64_t(header.size());
-      file->append(header);
-      file->append(std::span<const uint8_t>(bytes));
       const std::string padding = tar_padding(part.bytes);
       file->append(padding);
       summary.bytes = offset + part.bytes + int64_t(padding.size());
@@ -100,7 +113,7 @@ void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const 
       packed.file.path = tar;
       packed.file.is_verified = true;
       packed.file.member = {part.file, offset, part.bytes, part.hash};
-      packed.table = table_in_shard(path, offset, video->table.stream, plan.choice.is_exact());
+      packed.table = table_in_shard(env, path, offset, video->table.stream, plan.choice.is_exact());
       members.push_back({{0, item.label, part.first_frame, part.frame_count}, std::move(packed)});
     }
     file->append(tar_end());
@@ -120,7 +133,7 @@ void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const 
 
   CatalogueWriter writer(env, shard_path(folder, shard, ".kix"));
   writer.set_class_names(source.class_names());
-  const uint64_t content_hash = sampled_xxh3_of_file(tar);
+  const uint64_t content_hash = sampled_xxh3_of_file(tar, env);
   for (auto& [item, video] : members) {
     video.file.size = summary.bytes;
     video.file.content_hash = content_hash;
@@ -172,8 +185,9 @@ void check_source(Env* env, const Video& video) {
          "{}: the video is gone; it was there when it was indexed. Bring it back, or run keiko "
          "index again",
          path);
-  if (status.size != video.file.size || (status.mtime_ns != video.file.mtime_ns &&
-                                         sampled_xxh3_of_file(path) != video.file.content_hash))
+  if (status.size != video.file.size ||
+      (status.mtime_ns != video.file.mtime_ns &&
+       sampled_xxh3_of_file(path, env) != video.file.content_hash))
     fail(ErrorKind::kIo,
          "{}: the video changed since it was indexed ({} bytes then, {} now); run keiko index "
          "again",
@@ -184,13 +198,14 @@ std::string damage_of_member(Env* env, const Video& video) {
   const VideoFile::Member& m = video.file.member;
   if (m.name.empty()) return fmt::format("{}: not a member of a shard", video.file.path);
   try {
-    const std::string header = tar_header(m.name, m.size);
-    const std::vector<uint8_t> found =
-        read_range(env, video.file.path, m.offset - kTarBlock, kTarBlock);
-    if (!std::equal(found.begin(), found.end(), header.begin(),
-                    [](uint8_t a, char b) { return a == uint8_t(b); }))
+    const std::string expected = tar_header(m.name, m.size);
+    std::string header;
+    read_pieces(env, video.file.path, m.offset - kTarBlock, kTarBlock,
+                [&](std::span<const uint8_t> bytes) { header.assign(bytes.begin(), bytes.end()); });
+    if (header != expected)
       return fmt::format("{}: the tar header of {} is damaged", video.file.path, m.name);
-    if (xxh3(read_range(env, video.file.path, m.offset, m.size)) != m.hash)
+    if (read_pieces(env, video.file.path, m.offset, m.size, [](std::span<const uint8_t>) {}) !=
+        m.hash)
       return fmt::format("{}: the bytes of {} are damaged", video.file.path, m.name);
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kData) throw;

@@ -3,6 +3,7 @@
 
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "base/env.h"
@@ -22,10 +23,11 @@ struct ShardSummary {
 bool shard_is_done(Env* env, const std::string& folder, int64_t shard);
 
 // Joins the shard's parts, all of which must be recorded, publishes the three files, and removes
-// the parts. Throws Error(kData) when a part is not what its record says (its record is then
-// removed, so that the next run makes it again), Error(kIo).
+// the parts. Memory: 1 MiB, whatever the size of a part. `working`, unless empty, is called for
+// each piece of that size. Throws Error(kData) when a part is not what its record says (its record
+// is then removed, so that the next run makes it again), Error(kIo).
 void write_shard(Env* env, const Catalogue& source, const PackPlan& plan, const std::string& folder,
-                 int64_t shard);
+                 int64_t shard, const std::function<void()>& working = {});
 
 // Throws Error(kData) when it is damaged.
 ShardSummary read_shard_summary(Env* env, const std::string& folder, int64_t shard);

@@ -7,9 +7,9 @@
 
 #include "base/error.h"
 #include "media/decode_plan.h"
-#include "media/file_buffer.h"
 #include "media/frame_decoder.h"
 #include "media/packet_reader.h"
+#include "media/video_writer.h"
 
 namespace keiko::media {
 namespace {
@@ -66,14 +66,16 @@ Times times_of(const PacketTable& table, uint32_t first, uint32_t count) {
   return t;
 }
 
-std::vector<uint8_t> write_file(Env* env, const PacketTable& table, const std::string& path,
-                                const char* container, const Times& times, uint32_t first) {
+// Returns the size of the file.
+int64_t write_file(Env* env, const PacketTable& table, const std::string& path,
+                   const char* container, const Times& times, uint32_t first,
+                   const std::string& out, const std::function<void()>& working) {
   const CodecPointer context = make_codec_context(table.stream);
   std::unique_ptr<AVCodecParameters, void (*)(AVCodecParameters*)> stream(
       avcodec_parameters_alloc(), [](AVCodecParameters* p) { avcodec_parameters_free(&p); });
   avcodec_parameters_from_context(stream.get(), context.get());
   stream->sample_aspect_ratio = {table.stream.sample_aspect_num, table.stream.sample_aspect_den};
-  FileBuffer file(container, *stream, times.time_base, table.stream.rotation);
+  VideoWriter file(env, out, container, *stream, times.time_base, table.stream.rotation);
   PacketReader source(env, table, path);
   const PacketPointer packet(av_packet_alloc());
   const size_t n = times.pts.size();
@@ -91,6 +93,7 @@ std::vector<uint8_t> write_file(Env* env, const PacketTable& table, const std::s
                                    : times.dts[i] - times.dts[i - 1];
     if (table.flags[p] & (kKeyPacket | kRandomAccess)) packet->flags |= AV_PKT_FLAG_KEY;
     file.write(*packet);
+    if (working) working();
   }
   return file.finish();
 }
@@ -98,7 +101,8 @@ std::vector<uint8_t> write_file(Env* env, const PacketTable& table, const std::s
 }  // namespace
 
 CutVideo cut_video(Env* env, const PacketTable& table, const std::string& path, int64_t first_frame,
-                   int64_t frame_count) {
+                   int64_t frame_count, const std::string& stem,
+                   const std::function<void()>& working) {
   std::vector<int64_t> frames(static_cast<size_t>(frame_count));
   std::iota(frames.begin(), frames.end(), first_frame);
   const DecodePlan plan = plan_decode(table, frames);
@@ -110,8 +114,9 @@ CutVideo cut_video(Env* env, const PacketTable& table, const std::string& path, 
   std::string why_not;
   for (const char* container : {"mp4", "matroska"}) {
     try {
-      cut.bytes = write_file(env, table, path, container, times, cut.first_packet);
-      cut.suffix = container == std::string("mp4") ? ".mp4" : ".mkv";
+      cut.path = stem + (container == std::string("mp4") ? ".mp4" : ".mkv");
+      cut.bytes =
+          write_file(env, table, path, container, times, cut.first_packet, cut.path, working);
       return cut;
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::kData) throw;

@@ -27,7 +27,7 @@ std::string x264_parameters(const VideoEncoderOptions& o) {
 
 }  // namespace
 
-VideoEncoder::VideoEncoder(const VideoEncoderOptions& o)
+VideoEncoder::VideoEncoder(Env* env, const std::string& path, const VideoEncoderOptions& o)
     : frame_(av_frame_alloc()), packet_(av_packet_alloc()) {
   const AVCodec* codec = avcodec_find_encoder_by_name("libx264");
   if (codec == nullptr)
@@ -64,7 +64,7 @@ VideoEncoder::VideoEncoder(const VideoEncoderOptions& o)
   std::unique_ptr<AVCodecParameters, void (*)(AVCodecParameters*)> stream(
       avcodec_parameters_alloc(), [](AVCodecParameters* p) { avcodec_parameters_free(&p); });
   check(avcodec_parameters_from_context(stream.get(), c), "describe the stream");
-  file_ = std::make_unique<FileBuffer>("mp4", *stream, o.time_base, o.rotation);
+  file_ = std::make_unique<VideoWriter>(env, path, "mp4", *stream, o.time_base, o.rotation);
 }
 
 void VideoEncoder::add(const AVFrame& picture, int64_t pts) {
@@ -89,7 +89,7 @@ void VideoEncoder::write_packets() {
   }
 }
 
-std::vector<uint8_t> VideoEncoder::finish() {
+int64_t VideoEncoder::finish() {
   check(avcodec_send_frame(encoder_.get(), nullptr), "finish encoding");
   write_packets();
   return file_->finish();

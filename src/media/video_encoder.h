@@ -1,4 +1,4 @@
-// Pictures in, the bytes of an MP4 file with H.264 out, made to be decoded in random clips.
+// Pictures in, an MP4 file with H.264 out, made to be decoded in random clips.
 //
 // `kFast` spends bits to make decoding cheap: no arithmetic coding, no loop filter, one reference,
 // and only every eighth picture is one that others need, so that a clip at a stride leaves most
@@ -7,11 +7,13 @@
 
 #pragma once
 #include <cstdint>
-#include <vector>
+#include <memory>
+#include <string>
 
+#include "base/env.h"
 #include "media/ffmpeg.h"
-#include "media/file_buffer.h"
 #include "media/frame_scaler.h"
+#include "media/video_writer.h"
 
 namespace keiko::media {
 
@@ -31,19 +33,21 @@ struct VideoEncoderOptions {
 // run side by side.
 class VideoEncoder {
  public:
-  // Throws Error(kUsage) for an impossible size, Error(kInternal) when this FFmpeg has no libx264.
-  explicit VideoEncoder(const VideoEncoderOptions& options);
+  // The file becomes `path` when it is finished. Throws Error(kUsage) for an impossible size,
+  // Error(kInternal) when this FFmpeg has no libx264, and, here and later, Error(kIo) naming the
+  // file when the disk refuses.
+  VideoEncoder(Env* env, const std::string& path, const VideoEncoderOptions& options);
 
   // `picture`: yuv420p of the format's size. `pts` in ticks of the time base, ascending.
   void add(const AVFrame& picture, int64_t pts);
-  // Ends the stream and returns the file. Nothing may follow. Errors as FileBuffer::finish.
-  std::vector<uint8_t> finish();
+  // Ends the stream and publishes the file; nothing may follow. Returns its size in bytes.
+  int64_t finish();
 
  private:
   void write_packets();
 
   CodecPointer encoder_;
-  std::unique_ptr<FileBuffer> file_;
+  std::unique_ptr<VideoWriter> file_;
   FramePointer frame_;
   PacketPointer packet_;
 };
