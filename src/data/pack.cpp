@@ -5,16 +5,20 @@
 #include <chrono>
 #include <cmath>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/json_text.h"
 #include "base/machine.h"
+#include "base/retry.h"
 #include "data/catalogue.h"
 #include "data/pack_shard.h"
+#include "data/sign_of_life.h"
 
 namespace keiko::data {
 namespace {
@@ -27,6 +31,10 @@ constexpr int64_t kMostComparedItems = 64;  // items whose quality is measured
 void make_durable_folder(Env* env, const std::string& path) {
   env->make_folder(path);
   env->sync_folder(parent_folder(path));
+}
+
+std::string life_path(const std::string& folder, int64_t rank) {
+  return fmt::format("{}/parts/rank-{:05}.alive", folder, rank);
 }
 
 void wait_a_little() { std::this_thread::sleep_for(std::chrono::milliseconds(200)); }
@@ -124,28 +132,23 @@ PackPlan agree_on_plan(Env* env, const Catalogue& catalogue, const PackOptions& 
 
 // One item with the same patience as the loader: a refused read is tried again.
 PackPart make_patiently(Env* env, const Catalogue& catalogue, int64_t index, const PackPlan& plan,
-                        const std::string& parts) {
+                        const std::string& parts, const std::function<void()>& working) {
   const Item item = catalogue.item(index);
   const auto video = catalogue.video(item.video);
   const int64_t every = std::max<int64_t>(1, plan.item_count / kMostComparedItems);
   PackPart part;
-  for (int wait_ms = 100;; wait_ms *= 4) {
-    try {
+  try {
+    try_patiently([&] {
       check_source(env, *video);
-      return make_member(env, *video, item, index, plan.choice, parts, index % every == 0);
-    } catch (const Error& e) {
-      if (e.kind() == ErrorKind::kData) {
-        part.item = index;
-        part.skipped = e.what();
-        return part;
-      }
-      // A full disk does not get better by waiting.
-      if (e.kind() != ErrorKind::kIo || wait_ms > 1600 ||
-          std::string(e.what()).find("o space left") != std::string::npos)
-        throw;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+      part = make_member(env, *video, item, index, plan.choice, parts, index % every == 0, working);
+    });
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kData) throw;
+    part = {};
+    part.item = index;
+    part.skipped = e.what();
   }
+  return part;
 }
 
 int64_t most_bad(const PackOptions& o, const PackPlan& plan) {
@@ -184,6 +187,10 @@ void pack_own_shards(Env* env, const Catalogue& catalogue, const PackOptions& o,
     for (int64_t i = first; i < last; ++i) work.emplace_back(i, shards.back().get());
   }
   if (!work.empty()) make_durable_folder(env, parts);
+  SignOfLife life(env, life_path(o.out, o.rank), std::min(2.0, o.timeout_s / 4));
+  std::function<void()> working;  // nobody waits for rank 0
+  if (o.rank > 0) working = [&] { life.give(); };
+  if (working && !work.empty()) working();
   std::mutex mutex;
   int64_t done = total - int64_t(work.size()), bad = 0;
   in_parallel(o.threads, int64_t(work.size()), [&](int64_t w) {
@@ -193,7 +200,7 @@ void pack_own_shards(Env* env, const Catalogue& catalogue, const PackOptions& o,
     PackPart part;
     const bool reused = read_part(env, parts, name, part);
     if (!reused) {
-      part = make_patiently(env, catalogue, item, plan, parts);
+      part = make_patiently(env, catalogue, item, plan, parts, working);
       write_part(env, parts, name, part);
     }
     {
@@ -204,32 +211,73 @@ void pack_own_shards(Env* env, const Catalogue& catalogue, const PackOptions& o,
       ++done;
       if (progress) progress(done, total);
     }
-    if (--own->missing == 0) write_shard(env, catalogue, plan, o.out, own->shard);
+    if (--own->missing == 0) write_shard(env, catalogue, plan, o.out, own->shard, working);
   });
 }
 
-// Rank 0: until every shard is there. Parts and shards that come count as progress.
-void wait_for_others(Env* env, const PackOptions& o, const PackPlan& plan) {
-  int64_t seen = -1;
-  double last_s = monotonic_s();
-  while (true) {
-    std::vector<int64_t> missing;
-    for (int64_t s = 0; s < plan.shard_count(); ++s)
-      if (!shard_is_done(env, o.out, s)) missing.push_back(s);
-    if (missing.empty()) return;
-    int64_t now = plan.shard_count() - int64_t(missing.size());
-    // Names under parts/ come and go; any change is work done.
-    if (env->status(o.out + "/parts").exists)
-      now = now * 1'000'003 + int64_t(env->list(o.out + "/parts").size());
-    if (now != seen) {
-      seen = now;
-      last_s = monotonic_s();
+// The items that are left out so far, over all ranks, as their records say: those of finished
+// shards and those under parts/. So rank 0 knows as soon as any rank that there are too many.
+class LeftOut {
+ public:
+  LeftOut(Env* env, const PackOptions& o) : env_(env), folder_(o.out) {}
+
+  void look_at_shard(int64_t shard) {
+    if (!shards_.insert(shard).second) return;
+    for (const SkippedItem& s : read_shard_summary(env_, folder_, shard).skipped)
+      items_[s.item] = s;
+  }
+  void look_at_parts() {
+    const std::string parts = folder_ + "/parts";
+    if (!env_->status(parts).exists) return;
+    for (const std::string& file : env_->list(parts)) {
+      if (!file.ends_with(".json") || records_.contains(file)) continue;
+      PackPart part;
+      try {
+        if (!read_part(env_, parts, file.substr(0, file.size() - 5), part)) continue;
+      } catch (const Error& e) {
+        if (e.kind() != ErrorKind::kIo) throw;
+        continue;  // its shard was finished between the two looks
+      }
+      records_.insert(file);
+      if (!part.skipped.empty()) items_[part.item] = {part.item, "", part.skipped};
     }
-    if (monotonic_s() - last_s > o.timeout_s) {
+  }
+  const std::map<int64_t, SkippedItem>& items() const { return items_; }
+
+ private:
+  Env* env_;
+  std::string folder_;
+  std::set<int64_t> shards_;
+  std::set<std::string> records_;
+  std::map<int64_t, SkippedItem> items_;
+};
+
+// Rank 0: until every shard is there, a rank gives no sign of life, or too much is bad.
+void wait_for_others(Env* env, const PackOptions& o, const PackPlan& plan) {
+  LeftOut left_out(env, o);
+  std::map<int64_t, LifeWatch> watches;
+  for (int64_t r = 1; r < o.world_size; ++r)
+    watches.emplace(r, LifeWatch(env, life_path(o.out, r)));
+  while (true) {
+    std::vector<int64_t> missing, late;
+    for (int64_t s = 0; s < plan.shard_count(); ++s) {
+      if (shard_is_done(env, o.out, s)) {
+        left_out.look_at_shard(s);
+        continue;
+      }
+      missing.push_back(s);
+      const auto watch = watches.find(s % o.world_size);
+      if (watch != watches.end() && watch->second.silence_s() > o.timeout_s) late.push_back(s);
+    }
+    left_out.look_at_parts();
+    const auto& bad = left_out.items();
+    if (int64_t(bad.size()) > most_bad(o, plan))
+      too_much_bad(o, plan, int64_t(bad.size()), bad.rbegin()->second);
+    if (missing.empty()) return;
+    if (!late.empty()) {
       std::string names;
-      for (size_t i = 0; i < std::min<size_t>(8, missing.size()); ++i)
-        names += fmt::format("{}{} (rank {})", i == 0 ? "" : ", ", missing[i],
-                             missing[i] % o.world_size);
+      for (size_t i = 0; i < std::min<size_t>(8, late.size()); ++i)
+        names += fmt::format("{}{} (rank {})", i == 0 ? "" : ", ", late[i], late[i] % o.world_size);
       fail(ErrorKind::kIo,
            "{}: no progress for {:.0f} s; {} of {} shards are missing: {}. Start the same command "
            "again, with any number of ranks: it goes on from here",

@@ -27,7 +27,7 @@ struct PackOptions {
   bool restart = false;    // throw away what is there
   int64_t rank = 0;        // this process among `world_size`, which share the folder
   int64_t world_size = 1;  // shard s is done by rank s % world_size
-  double timeout_s = 600;  // without progress of the other ranks
+  double timeout_s = 600;  // without a sign of life of a rank that work is missing of
 };
 
 struct SkippedItem {
@@ -46,9 +46,9 @@ struct PackReport {
 
 // `progress(done, total)` counts items of this rank; called from one thread at a time; may be
 // empty. Throws Error(kUsage) when `out` was begun with other options, Error(kTooMuchBad) when more
-// items are bad than `max_bad` allows (everything but pack.kix is then there), Error(kIo) when a
-// file cannot be read or written (a later run goes on from there), or when other ranks stop
-// working.
+// items are bad than `max_bad` allows (everything but pack.kix is then there; rank 0 counts those
+// of all ranks, so it ends so too when another rank did), Error(kIo) when a file cannot be read or
+// written (a later run goes on from there), or when other ranks stop working.
 PackReport make_pack(Env* env, const PackOptions& options,
                      const std::function<void(int64_t done, int64_t total)>& progress);
 

@@ -15,8 +15,10 @@
 #include "base/error.h"
 #include "base/fault_env.h"
 #include "base/hash.h"
+#include "base/machine.h"
 #include "base/temp_folder.h"
 #include "data/dataset.h"
+#include "data/flaky_env.h"
 #include "data/index.h"
 #include "data/loader.h"
 #include "data/pack_measure.h"
@@ -254,6 +256,46 @@ TEST_F(Pack, RankZeroNamesTheShardsOfARankThatNeverCame) {
   EXPECT_GT(make_pack(env, o, {}).reused_items, 0);
 }
 
+// The kind of error that ends a rank's part of a pack; -1 when it does not.
+int kind_of_end(Env* disk, const PackOptions& o) {
+  try {
+    make_pack(disk, o, {});
+  } catch (const Error& e) {
+    return int(e.kind());
+  }
+  return -1;
+}
+
+TEST_F(Pack, ARankThatWorksOnOneFilmForLongIsWaitedFor) {
+  const TempFolder folder;
+  const PackPlan plan =
+      make_pack_plan(*Catalogue::open(env, source()), options(folder.path()).choice);
+  ASSERT_GT(plan.shard_count(), 1);
+  const auto catalogue = Catalogue::open(env, source());
+  const Item film = catalogue->item(plan.first_items[1]);  // the first item of rank 1
+  const std::string path = catalogue->video(film.video)->file.path;
+  // Each of its 24 packets takes longer to come than an eighth of what rank 0 waits.
+  FlakyEnv slow(
+      env,
+      [&](const std::string& p, int64_t) { return p == path ? FlakyEnv::kSlow : FlakyEnv::kNone; },
+      120);
+  int kinds[2] = {};
+  std::vector<std::thread> ranks;
+  for (int64_t rank : {0, 1})
+    ranks.emplace_back([&, rank] {
+      PackOptions o = options(folder.path() + "/pack");
+      o.rank = rank;
+      o.world_size = 2;
+      o.timeout_s = 1;
+      kinds[rank] = kind_of_end(rank == 1 ? static_cast<Env*>(&slow) : env, o);
+    });
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_EQ(kinds[0], -1);
+  EXPECT_EQ(kinds[1], -1);
+  EXPECT_GT(slow.reads, 24);
+  EXPECT_FALSE(env->status(folder.path() + "/pack/parts").exists);
+}
+
 // The process loses power at one operation after another; then the same command runs again.
 TEST_F(Pack, APowerCutAnywhereLosesOnlyWhatWasInWork) {
   const TempFolder folder;
@@ -367,6 +409,51 @@ TEST_F(Pack, BadVideosAreLeftOutByNameAndTooManyEndTheRun) {
   EXPECT_FALSE(env->status(o.out + "/pack.kix").exists);
   o.max_bad = 0.5;  // and goes on when more are allowed
   EXPECT_EQ(make_pack(env, o, {}).totals.items, 11);
+}
+
+TEST_F(Pack, TooMuchBadDataOfAnotherRankEndsRankZeroWithTheSameError) {
+  const TempFolder folder;
+  const auto whole = Catalogue::open(env, source());
+  const PackPlan plan = make_pack_plan(*whole, options("").choice);
+  ASSERT_GT(plan.shard_count(), 1);
+  // One video of rank 1 has zeros for packets.
+  CatalogueWriter writer(env, folder.path() + "/v.kix");
+  for (int64_t i = 0; i < whole->item_count(); ++i) {
+    Item item = whole->item(i);
+    Video video = *whole->video(item.video);
+    if (i == plan.first_items[1]) {
+      std::string bytes = read_text(env, video.file.path);
+      for (size_t p = 5; p < 9; ++p)
+        bytes.replace(size_t(video.table.position[p]) + 5, video.table.size[p] - 5,
+                      std::string(video.table.size[p] - 5, '\x7f'));
+      video.file.path = folder.path() + "/bad.mp4";
+      publish(env, video.file.path, bytes);
+      video.file.mtime_ns = env->status(video.file.path).mtime_ns;
+    }
+    item.video = writer.add_video(video);
+    writer.add_item(item);
+  }
+  writer.set_class_names(whole->class_names());
+  writer.publish();
+  const auto run = [&](int64_t rank) {
+    PackOptions o = options(folder.path() + "/pack");
+    o.catalogue = folder.path() + "/v.kix";
+    o.max_bad = 0;
+    o.rank = rank;
+    o.world_size = 2;
+    o.timeout_s = 60;
+    return kind_of_end(env, o);
+  };
+  const double start = monotonic_s();
+  int kinds[2] = {};
+  std::vector<std::thread> ranks;
+  for (int64_t rank : {0, 1}) ranks.emplace_back([&, rank] { kinds[rank] = run(rank); });
+  for (std::thread& rank : ranks) rank.join();
+  EXPECT_EQ(kinds[0], int(ErrorKind::kTooMuchBad));
+  EXPECT_EQ(kinds[1], int(ErrorKind::kTooMuchBad));
+  // Also when the other rank is gone before rank 0 comes.
+  EXPECT_EQ(run(0), int(ErrorKind::kTooMuchBad));
+  EXPECT_LT(monotonic_s() - start, 30);
 }
 
 TEST_F(Pack, AFlippedByteIsFoundByCheckingAndNamed) {
