@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -13,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/retry.h"
 #include "data/catalogue.h"
 #include "data/index_journal.h"
 #include "data/index_ranks.h"
@@ -57,7 +57,7 @@ Video scan(Env* env, const std::string& path, bool verify) {
   video.file.size = status.size;
   video.file.mtime_ns = status.mtime_ns;
   video.table = media::scan_video(path, env);
-  video.file.content_hash = sampled_xxh3_of_file(path);
+  video.file.content_hash = sampled_xxh3_of_file(path, env);
   if (verify) {
     media::verify_video(env, path, video.table);
     video.file.is_verified = true;
@@ -167,20 +167,13 @@ void Indexing::process(int64_t rank) {
 
 // A read that fails is tried again, as the loader does: a network file system may only be late.
 Video Indexing::scan_patiently(const std::string& path) const {
-  for (int wait_ms = 100;; wait_ms *= 4) {
-    try {
-      return scan(env_, path, options_.verify);
-    } catch (const Error& e) {
-      // What cannot be opened at all (no permission, say) will not open a second later.
-      if (e.kind() != ErrorKind::kIo || wait_ms > 1600 ||
-          std::string(e.what()).find("cannot open") != std::string::npos)
-        throw;
-      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
-    }
-  }
+  Video video;
+  try_patiently([&] { video = scan(env_, path, options_.verify); });
+  return video;
 }
 
-// Throws only what must end the run: a journal that cannot be written.
+// Throws only what must end the run: a journal that cannot be written, or a file that cannot be
+// read although nothing is wrong with it.
 void Indexing::process_one(size_t i) {
   Outcome& outcome = outcomes_[i];
   outcome.state = Outcome::kSkipped;  // unless nothing throws
@@ -196,7 +189,8 @@ void Indexing::process_one(size_t i) {
         return;
       }
     }
-    const FileStatus status = env_->status(path);
+    FileStatus status;
+    try_patiently([&] { status = env_->status(path); });
     if (!status.exists) {
       outcome.is_missing = true;
       outcome.reason = sources_[i].path + ": no such file";
@@ -220,6 +214,14 @@ void Indexing::process_one(size_t i) {
     video.file.path.clear();
     record = serialize_video(video);
   } catch (const std::exception& e) {
+    const auto* error = dynamic_cast<const Error*>(&e);
+    // What may not be opened (no permission, a pipe) is a fact about that file; a disk or a network
+    // that fails is not, and would leave good videos out.
+    if (error != nullptr && error->kind() == ErrorKind::kIo && !is_lasting(*error))
+      fail(ErrorKind::kIo,
+           "{}. It was tried several times. Mend the disk or the network and run the same command "
+           "again: what was scanned is kept beside {}",
+           e.what(), options_.out);
     outcome.reason = e.what();
     if (outcome.reason.find(sources_[i].path) == std::string::npos)
       outcome.reason = sources_[i].path + ": " + outcome.reason;
@@ -267,7 +269,7 @@ VideoSummary Indexing::add_video(CatalogueWriter& writer, size_t i, uint32_t fre
     summary = known_.read(place, record);
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kData) throw;
-    const Video video = scan(env_, canonical(sources_[i].path), options_.verify);
+    const Video video = scan_patiently(canonical(sources_[i].path));
     index = writer.add_video(video);
     outcomes_[i].state = Outcome::kScanned;
     return summarize(video);

@@ -52,7 +52,8 @@ std::vector<std::string> sort_class_names(const std::vector<std::string>& labels
 
 // `progress(done, total)` is called now and then from one thread at a time; may be empty.
 // Throws Error(kData) when no video could be indexed, with the reason for each, and Error(kIo)
-// naming the rank that made no progress for timeout_s.
+// naming the file that could not be read after several tries, or the rank that made no progress for
+// timeout_s. What was scanned before is in the journal then, and a later run goes on from there.
 IndexReport build_catalogue(Env* env, const IndexOptions& options,
                             const std::function<void(int64_t done, int64_t total)>& progress);
 

@@ -7,11 +7,15 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "base/fault_env.h"
 #include "data/catalogue.h"
+#include "data/flaky_env.h"
 #include "data/small_set.h"
+#include "data/sources.h"
 
 namespace keiko::data {
 namespace {
@@ -113,6 +117,79 @@ TEST_F(IndexTest, AnOlderVersionOrADamagedRecordIsScannedAgain) {
   publish(env, out, bytes);
   EXPECT_EQ(build_catalogue(env, o, {}).reused, 7);
   EXPECT_EQ(Catalogue::open(env, out)->hash(), hash);
+}
+
+bool is_video(const std::string& path) { return path.ends_with(".mp4"); }
+
+TEST_F(IndexTest, AFlakyFileSystemChangesNothing) {
+  const std::string out = path("flaky.kix");
+  const IndexOptions o{{path("test")}, out, 8, true};
+  build_catalogue(env, o, {});
+  const uint64_t hash = Catalogue::open(env, out)->hash();
+  env->remove(out);
+  // Three reads of every video fail, each further into the work: in the header, among the packets,
+  // and while the sampled hash is taken or frames are decoded. Others are slow.
+  std::mutex mutex;
+  std::map<std::string, int> reads;
+  FlakyEnv flaky(env, [&](const std::string& p, int64_t) {
+    if (!is_video(p)) return FlakyEnv::kNone;
+    std::lock_guard lock(mutex);
+    const int n = reads[p]++;
+    if (n == 0 || n == 6 || n == 30) return FlakyEnv::kEio;
+    return n % 16 == 3 ? FlakyEnv::kSlow : FlakyEnv::kNone;
+  });
+  const IndexReport report = build_catalogue(&flaky, o, {});
+  EXPECT_EQ(report.videos, 8);
+  EXPECT_TRUE(report.skipped.empty());
+  EXPECT_EQ(flaky.failures, 3 * 8);
+  EXPECT_EQ(Catalogue::open(env, out)->hash(), hash);
+}
+
+TEST_F(IndexTest, AFileThatCannotBeReadEndsTheRunByNameAndTheNextGoesOn) {
+  const std::string out = path("broken.kix");
+  IndexOptions o{{path("test")}, out, 1, false};
+  build_catalogue(env, o, {});
+  const uint64_t hash = Catalogue::open(env, out)->hash();
+  env->remove(out);
+  const std::string bad = path("test/west/000004.mp4");
+  FlakyEnv flaky(env, [&](const std::string& p, int64_t) {
+    return p == bad ? FlakyEnv::kEio : FlakyEnv::kNone;
+  });
+  std::string message;
+  try {
+    build_catalogue(&flaky, o, {});
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kIo);
+    message = e.what();
+  }
+  EXPECT_EQ(message.find(bad + ": cannot read"), 0u) << message;
+  EXPECT_EQ(flaky.failures, 4);
+  EXPECT_FALSE(env->status(out).exists);
+  const IndexReport report = build_catalogue(env, o, {});
+  EXPECT_EQ(report.videos, 8);
+  EXPECT_GE(report.reused, 4);
+  EXPECT_EQ(Catalogue::open(env, out)->hash(), hash);
+}
+
+TEST_F(IndexTest, AFileThatAnotherRankCannotReadEndsRankZeroByName) {
+  const std::string out = path("broken-rank.kix");
+  const std::string bad = find_videos(env, {path("test")})[1].path;  // rank 1's
+  std::string messages[2];
+  std::vector<std::thread> ranks;
+  for (int64_t rank : {0, 1})
+    ranks.emplace_back([&, rank] {
+      FlakyEnv flaky(env, [&](const std::string& p, int64_t) {
+        return p == bad ? FlakyEnv::kEio : FlakyEnv::kNone;
+      });
+      messages[rank] = error_of([&] {
+        build_catalogue(&flaky, {{path("test")}, out, 1, false, rank, 2, 60}, {});
+      });
+    });
+  for (std::thread& rank : ranks) rank.join();
+  for (const std::string& message : messages)
+    EXPECT_NE(message.find(bad + ": cannot read"), std::string::npos) << message;
+  EXPECT_EQ(build_catalogue(env, {{path("test")}, out, 1, false}, {}).videos, 8);
 }
 
 // What one rank alone makes of the test clips.

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/machine.h"
+#include "base/retry.h"
 
 namespace keiko::data {
 namespace {
@@ -50,17 +51,10 @@ Loader::~Loader() {
 }
 
 void Loader::try_reading(const std::function<void()>& work) {
-  for (int wait_ms = 100;; wait_ms *= 4) {
-    try {
-      work();
-      return;
-    } catch (const Error& e) {
-      if (e.kind() != ErrorKind::kIo || wait_ms > 1600) throw;
-      std::unique_lock lock(mutex_);
-      if (stop_.wait_for(lock, std::chrono::milliseconds(wait_ms), [&] { return stopping_; }))
-        throw;
-    }
-  }
+  try_patiently(work, [this](std::chrono::milliseconds time) {
+    std::unique_lock lock(mutex_);
+    return !stop_.wait_for(lock, time, [&] { return stopping_; });
+  });
 }
 
 void Loader::prepare(Slot& slot, int64_t step) {
@@ -154,7 +148,7 @@ void Loader::check_unchanged(const Video& video, bool again) {
   bool has_changed = status.size != video.file.size;
   // Another mtime alone (a copy, a touch) is no reason to stop: then the content decides.
   if (!has_changed && status.mtime_ns != video.file.mtime_ns)
-    try_reading([&] { has_changed = sampled_xxh3_of_file(path) != video.file.content_hash; });
+    try_reading([&] { has_changed = sampled_xxh3_of_file(path, env_) != video.file.content_hash; });
   if (has_changed)
     fail(
         ErrorKind::kIo,
