@@ -26,14 +26,22 @@ std::string list_streams(const AVFormatContext* input) {
   return text.empty() ? "none" : text;
 }
 
-// Probing decodes a frame of every stream, all held at once: only so many, of bounded size.
-int probe(const std::string& path, AVFormatContext* input) {
+// `known`: streams up to here were there when the file was opened. Of later ones that are still
+// without a codec any may become video.
+void limit_video_streams(const std::string& path, const AVFormatContext* input, unsigned known) {
   int videos = 0;
-  for (unsigned i = 0; i < input->nb_streams; ++i)
-    videos += input->streams[i]->codecpar->codec_type == AVMEDIA_TYPE_VIDEO;
+  for (unsigned i = 0; i < input->nb_streams; ++i) {
+    const AVCodecParameters* codec = input->streams[i]->codecpar;
+    videos += codec->codec_type == AVMEDIA_TYPE_VIDEO ||
+              (i >= known && codec->codec_id == AV_CODEC_ID_NONE);
+  }
   if (videos > kMostVideoStreams)
     fail(ErrorKind::kData, "{}: {} video streams, more than {}; split the file", path, videos,
          kMostVideoStreams);
+}
+
+// Probing decodes a frame of every stream, all held at once: only so many, of bounded size.
+int probe(AVFormatContext* input) {
   const unsigned count = input->nb_streams;
   std::vector<AVDictionary*> options(count, nullptr);
   for (AVDictionary*& one : options) av_dict_set_int(&one, "max_pixels", kMostPixels, 0);
@@ -58,10 +66,13 @@ int Demuxer::read_source(void* opaque, uint8_t* out, int size) {
   auto& source = *static_cast<Source*>(opaque);
   const int64_t left = source.file->size() - source.at;
   if (left <= 0) return AVERROR_EOF;
-  const int count = int(std::min<int64_t>(left, size));
+  int count = int(std::min<int64_t>(left, size));
+  if (source.probed != nullptr) count = std::min(count, kProbingRead);
   source.allowance -= count;
   if (source.allowance < 0) return AVERROR(EIO);
   try {  // an exception must not pass through C code
+    if (source.probed != nullptr)
+      limit_video_streams(source.file->path(), source.probed, source.known_streams);
     source.file->read(source.at, {out, size_t(count)});
   } catch (...) {
     source.error = std::current_exception();
@@ -93,7 +104,7 @@ int64_t Demuxer::seek_source(void* opaque, int64_t offset, int whence) {
 }
 
 Demuxer::Demuxer(Env* env, const std::string& path, int stream_index)
-    : source_{env->open(path), 0, 0, nullptr}, packet_(av_packet_alloc()) {
+    : source_{env->open(path)}, packet_(av_packet_alloc()) {
   limit_ffmpeg();
   io_.reset(avio_alloc_context(static_cast<uint8_t*>(av_malloc(kBufferSize)), kBufferSize, 0,
                                &source_, read_source, nullptr, seek_source));
@@ -111,16 +122,30 @@ Demuxer::Demuxer(Env* env, const std::string& path, int stream_index)
   if (code < 0)
     fail(ErrorKind::kData, "{}: not a video that FFmpeg can open: {}", path, ffmpeg_error(code));
   input_.reset(raw);
-  code = probe(path, raw);
+  limit_video_streams(path, raw, raw->nb_streams);
+  source_.known_streams = raw->nb_streams;
+  if (raw->ctx_flags & AVFMTCTX_NOHEADER) source_.probed = raw;
+  code = probe(raw);
+  source_.probed = nullptr;
   if (source_.error) std::rethrow_exception(source_.error);
+  limit_video_streams(path, raw, raw->nb_streams);
   if (code < 0) fail(ErrorKind::kData, "{}: cannot find its streams: {}", path, ffmpeg_error(code));
   stream_index_ = stream_index == kBestVideo
                       ? av_find_best_stream(raw, AVMEDIA_TYPE_VIDEO, -1, -1, nullptr, 0)
                       : stream_index;
   if (stream_index_ < 0 || stream_index_ >= int(raw->nb_streams))
     fail(ErrorKind::kData, "{}: no video stream (streams: {})", path, list_streams(raw));
-  for (unsigned i = 0; i < raw->nb_streams; ++i)
-    raw->streams[i]->discard = int(i) == stream_index_ ? AVDISCARD_DEFAULT : AVDISCARD_ALL;
+  discard_other_streams();
+}
+
+// Streams may turn up at any time. Past the limit libavformat makes none, and its MPEG-TS demuxer
+// then cuts packets of the others short.
+void Demuxer::discard_other_streams() {
+  if (int(input_->nb_streams) >= kMostStreams)
+    fail(ErrorKind::kData, "{}: {} streams or more; split the file", source_.file->path(),
+         kMostStreams);
+  for (; discarded_ < input_->nb_streams; ++discarded_)
+    if (int(discarded_) != stream_index_) input_->streams[discarded_]->discard = AVDISCARD_ALL;
 }
 
 const AVPacket* Demuxer::next() {
@@ -131,6 +156,7 @@ const AVPacket* Demuxer::next() {
     source_.allowance = kFreeBytes + kMostReadsPerByte * source_.file->size();
     const int code = av_read_frame(input_.get(), packet_.get());
     if (source_.error) std::rethrow_exception(source_.error);
+    discard_other_streams();
     if (code == AVERROR_EOF) return nullptr;
     if (code < 0) {
       ++failures;

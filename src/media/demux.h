@@ -39,10 +39,13 @@ class Demuxer {
     int64_t at = 0;
     int64_t allowance = 0;  // bytes that may still be read before a packet must come out
     std::exception_ptr error;
+    const AVFormatContext* probed = nullptr;  // whose streams are counted at every read; or none
+    unsigned known_streams = 0;               // of it, when it was opened
   };
   struct FreeIo {
     void operator()(AVIOContext* io) const;
   };
+  void discard_other_streams();
   static int read_source(void* source, uint8_t* out, int size);
   static int64_t seek_source(void* source, int64_t offset, int whence);
 
@@ -51,6 +54,7 @@ class Demuxer {
   InputPointer input_;
   PacketPointer packet_;
   int stream_index_;
+  unsigned discarded_ = 0;  // streams up to here are the wanted one, or discarded
   int64_t corrupt_packets_ = 0;
 };
 

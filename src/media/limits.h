@@ -17,6 +17,9 @@ constexpr size_t kLargestAllocation = size_t{320} << 20;
 // Streams of one file. Each may have a decoder open, with a frame in it, while the file is probed.
 constexpr int kMostStreams = 128;
 constexpr int kMostVideoStreams = 16;
+// Bytes of one read while a container that announces streams as it goes (MPEG-TS, MPEG-PS) is
+// probed: so few streams can turn up, and be given a decoder, before they are counted again.
+constexpr int kProbingRead = 4096;
 // Packets and their table together, over the bytes of the file. Real ones stay near 1, or a few
 // times that where packets are tiny or packed with zlib; a short index that names the same bytes
 // over and over does not.
