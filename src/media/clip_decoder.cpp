@@ -2,31 +2,19 @@
 
 #include <algorithm>
 #include <cstring>
-#include <unordered_map>
 
 #include "base/error.h"
 #include "base/machine.h"
-#include "media/demux.h"
+#include "media/plan_feeder.h"
 
 namespace keiko::media {
 namespace {
 
-// The planned packets' bytes, each found by its ordinal.
-class PacketBytes {
+// The packets of a plan, all read at once: one read or few for a clip.
+class PlannedPackets : public PacketSource {
  public:
-  virtual ~PacketBytes() = default;
-  struct Bytes {
-    std::span<const uint8_t> bytes;
-    const AVPacket* demuxed = nullptr;  // what travels beside the bytes
-  };
-  // Ordinals are asked for in ascending order.
-  virtual Bytes get(uint32_t ordinal) = 0;
-};
-
-class DirectBytes : public PacketBytes {
- public:
-  DirectBytes(OpenFiles& files, const PacketTable& table, const DecodePlan& plan,
-              const std::string& path, std::vector<uint8_t>& buffer, ClipCost& cost)
+  PlannedPackets(OpenFiles& files, const PacketTable& table, const DecodePlan& plan,
+                 const std::string& path, std::vector<uint8_t>& buffer, ClipCost& cost)
       : table_(table), plan_(plan), buffer_(buffer) {
     int64_t total = 0;
     for (const ByteRange& range : plan.reads) {
@@ -52,7 +40,7 @@ class DirectBytes : public PacketBytes {
     cost.bytes += total;
   }
 
-  Bytes get(uint32_t ordinal) override {
+  Packet get(uint32_t ordinal) override {
     const int64_t position = table_.position[ordinal];
     const auto after =
         std::upper_bound(plan_.reads.begin(), plan_.reads.end(), position,
@@ -67,35 +55,6 @@ class DirectBytes : public PacketBytes {
   const DecodePlan& plan_;
   std::vector<uint8_t>& buffer_;
   std::vector<int64_t> starts_;
-};
-
-// Counts packets from the start of the file: slow, and exact for every container.
-class DemuxedBytes : public PacketBytes {
- public:
-  DemuxedBytes(Env* env, const PacketTable& table, const std::string& path, ClipCost& cost)
-      : demuxer_(env, path, table.stream.stream_index), path_(path), cost_(cost) {
-    ++cost.opens;
-    ++cost.file_opens;
-  }
-  Bytes get(uint32_t ordinal) override {
-    while (next_ <= ordinal) {
-      packet_ = demuxer_.next();
-      if (packet_ == nullptr)
-        fail(ErrorKind::kData, "{}: ends before packet {}; it changed since it was indexed", path_,
-             ordinal);
-      ++next_;
-      ++cost_.reads;
-      cost_.bytes += packet_->size;
-    }
-    return {{packet_->data, size_t(packet_->size)}, packet_};
-  }
-
- private:
-  Demuxer demuxer_;
-  std::string path_;
-  ClipCost& cost_;
-  const AVPacket* packet_ = nullptr;
-  uint32_t next_ = 0;
 };
 
 }  // namespace
@@ -123,69 +82,39 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
   ClipCost cost;
   const double start = monotonic_s();
   const DecodePlan plan = plan_decode(table, frames);
-  std::unique_ptr<PacketBytes> source;
-  if (table.direct_read)
-    source = std::make_unique<DirectBytes>(files_, table, plan, path, bytes_, cost);
-  else
-    source = std::make_unique<DemuxedBytes>(env_, table, path, cost);
-
-  struct Wanted {
-    uint32_t packet, turn, frame;
-    bool seen = false;
+  WantedFrames wanted(table, plan.frames);
+  std::vector<bool> seen(plan.frames.size());
+  size_t missing = seen.size();
+  const auto feed = [&](PacketSource& source) {
+    const FedPlan fed = feed_plan(
+        table, plan, source, [&]() -> FrameDecoder& { return decoder_for(table, loop_filter); },
+        [&](uint32_t ordinal, const AVFrame& frame) {
+          const int64_t place = wanted.place_of(ordinal);
+          if (place < 0 || seen[size_t(place)]) return;
+          seen[size_t(place)] = true;
+          --missing;
+          receive(plan.frames[size_t(place)], frame);
+        },
+        [&] { return missing == 0; });
+    cost.packets_decoded = fed.packets;
+    cost.complaints = fed.complaints;
   };
-  std::vector<Wanted> wanted;
-  for (uint32_t frame : plan.frames)
-    wanted.push_back(
-        {table.frame_packet[frame], table.frame_turn.empty() ? 0 : table.frame_turn[frame], frame});
-  const auto before = [](const Wanted& a, const Wanted& b) {
-    return std::pair(a.packet, a.turn) < std::pair(b.packet, b.turn);
-  };
-  std::sort(wanted.begin(), wanted.end(), before);
-  size_t missing = wanted.size();
-  std::unordered_map<uint32_t, uint32_t> turns;  // frames that came from a packet so far
-  auto take = [&](uint32_t ordinal, const AVFrame& frame) {
-    const uint32_t turn = table.frame_turn.empty() ? 0 : turns[ordinal]++;
-    const auto found =
-        std::lower_bound(wanted.begin(), wanted.end(), Wanted{ordinal, turn, 0}, before);
-    if (found == wanted.end() || found->packet != ordinal || found->turn != turn || found->seen)
-      return;
-    found->seen = true;
-    --missing;
-    receive(found->frame, frame);
-  };
-
-  FrameDecoder* decoder = &decoder_for(table, loop_filter);
-  int64_t complaints = -decoder->complaints();
-  size_t restart = 0;
-  bool fresh = true;
-  for (size_t i = 0; i < plan.packets.size() && missing > 0; ++i) {
-    if (restart < plan.restarts.size() && plan.restarts[restart] == i) {
-      if (!fresh) {
-        decoder->drain(take);
-        if (table.reuse_off.empty()) {
-          decoder->restart();
-        } else {
-          complaints += decoder->complaints();
-          decoder = &decoder_for(table, loop_filter);
-        }
-      }
-      ++restart;
-    }
-    const uint32_t ordinal = plan.packets[i];
-    const PacketBytes::Bytes packet = source->get(ordinal);
-    decoder->feed(packet.bytes, ordinal, (table.flags[ordinal] & kDiscard) != 0, take,
-                  packet.demuxed);
-    ++cost.packets_decoded;
-    fresh = false;
+  if (table.direct_read) {
+    PlannedPackets packets(files_, table, plan, path, bytes_, cost);
+    feed(packets);
+  } else {
+    DemuxedPackets packets(env_, table, path);
+    feed(packets);
+    cost.opens = cost.file_opens = 1;
+    cost.reads = packets.packets_read();
+    cost.bytes = packets.bytes_read();
   }
-  if (missing > 0) decoder->drain(take);
   cost.packets_dropped = plan.dropped;
-  cost.complaints = complaints + decoder->complaints();
   cost.decode_s = monotonic_s() - start;
-  for (const Wanted& w : wanted)
-    if (!w.seen)
+  for (size_t i = 0; i < seen.size(); ++i)
+    if (!seen[i])
       fail(ErrorKind::kData, "{}: frame {} (packet {}) did not come out of the {} decoder", path,
-           w.frame, w.packet, table.stream.codec);
+           plan.frames[i], table.frame_packet[plan.frames[i]], table.stream.codec);
   return cost;
 }
 

@@ -9,32 +9,23 @@
 #include <vector>
 
 #include "base/env.h"
-#include "media/demux.h"
 #include "media/ffmpeg.h"
 #include "media/packet_table.h"
+#include "media/plan_feeder.h"
 
 namespace keiko::media {
 
 // Not thread-safe. `table` and `path` outlive the reader.
-class PacketReader {
+class PacketReader : public PacketSource {
  public:
   // Opens the file: directly when the table allows it, through libavformat otherwise.
   PacketReader(Env* env, const PacketTable& table, const std::string& path);
-
-  // The bytes of a packet, valid until the next call. Ordinals are asked for in ascending order.
-  // Throws Error(kData) when the file ends before it, Error(kIo).
-  std::span<const uint8_t> get(uint32_t ordinal);
-  // The packet that get() gave last as the demuxer has it, with what travels beside the bytes; null
-  // with direct reads.
-  const AVPacket* demuxed() const { return packet_; }
+  Packet get(uint32_t ordinal) override;
 
  private:
   const PacketTable& table_;
-  const std::string& path_;
   std::unique_ptr<ReadableFile> file_;
-  std::unique_ptr<Demuxer> demuxer_;
-  const AVPacket* packet_ = nullptr;
-  uint32_t next_ = 0;
+  std::unique_ptr<DemuxedPackets> demuxed_;
   std::vector<uint8_t> bytes_;
 };
 

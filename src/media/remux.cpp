@@ -81,7 +81,7 @@ int64_t write_file(Env* env, const PacketTable& table, const std::string& path,
   const size_t n = times.pts.size();
   for (size_t i = 0; i < n; ++i) {
     const uint32_t p = first + uint32_t(i);
-    const std::span<const uint8_t> bytes = source.get(p);
+    const std::span<const uint8_t> bytes = source.get(p).bytes;
     if (av_new_packet(packet.get(), int(bytes.size())) < 0)
       fail(ErrorKind::kIo, "out of memory for a packet of {} bytes", bytes.size());
     std::memcpy(packet->data, bytes.data(), bytes.size());
