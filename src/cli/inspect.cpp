@@ -76,14 +76,20 @@ ordered_json describe_catalogue(const std::string& path, const std::string& agai
                     {"items", c->item_count()}, {"videos", c->video_count()}};
   std::map<std::string, int64_t> codecs, classes;
   int64_t frames = 0, bytes = 0, direct = 0, skipping = 0;
-  for (int64_t i = 0; i < c->video_count(); ++i) {
-    const auto v = c->video(uint32_t(i));
-    ++codecs[v->table.stream.codec];
-    frames += v->table.frame_count();
-    bytes += v->file.size;
-    direct += v->table.direct_read;
-    skipping += v->table.skipping;
-  }
+  // Summaries alone: reading every table of a million videos would take minutes.
+  c->each_summary([&](uint32_t index, const data::VideoSummary& s) {
+    frames += s.frame_count;
+    bytes += s.file.size;
+    direct += s.direct_read;
+    if (!s.codec.empty()) {
+      ++codecs[s.codec];
+      skipping += s.skipping;
+      return;
+    }
+    const media::PacketTable table = data::parse_video(c->record(index), path).table;
+    ++codecs[table.stream.codec];
+    skipping += table.skipping;
+  });
   double seconds = 0;
   c->each_item([&](int64_t, const data::Item& item) {
     ++classes[item.label < 0 ? "(none)" : c->class_names()[size_t(item.label)]];

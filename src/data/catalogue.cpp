@@ -1,8 +1,10 @@
 #include "data/catalogue.h"
 
+#include <algorithm>
 #include <climits>
 #include <cmath>
 #include <filesystem>
+#include <iterator>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -20,6 +22,13 @@ constexpr int64_t kMostFrames = UINT32_MAX;  // of a video: that is how its tabl
 constexpr int64_t kMostCachedPackets = 4'000'000;
 // Items and videos are read so many at a time when all of them are asked for.
 constexpr int64_t kPiece = 8192;
+
+// A summary's flags. What is written stays written: new codecs go to the end.
+constexpr uint32_t kVerifiedFlag = 1, kDirectReadFlag = 2, kSkippingFlag = 4;
+constexpr int kCodecShift = 8;
+constexpr const char* kCodecs[] = {"",     "h264",   "hevc",       "vp8",        "vp9",
+                                   "av1",  "mpeg4",  "mpeg2video", "mpeg1video", "mjpeg",
+                                   "ffv1", "prores", "theora",     "rawvideo"};
 
 [[noreturn]] void damaged(const std::string& path, const std::string& what) {
   fail(ErrorKind::kData, "{}: the catalogue is damaged ({}); make it again with keiko index", path,
@@ -198,6 +207,8 @@ VideoSummary summarize(const Video& video) {
   if (!video.file.member.name.empty()) summary.file.content_hash = video.file.member.hash;
   summary.frame_count = video.table.frame_count();
   summary.direct_read = video.table.direct_read;
+  summary.codec = video.table.stream.codec;
+  summary.skipping = video.table.skipping;
   const bool has_times = times_are_usable(video.table);
   const double rate = video.table.stream.frames_per_second();
   if (!has_times && !(std::isfinite(rate) && rate > 0)) return summary;
@@ -206,6 +217,26 @@ VideoSummary summarize(const Video& video) {
   summary.duration_s = times.duration();
   summary.fps = double(summary.frame_count) / summary.duration_s;
   return summary;
+}
+
+SummaryFields fields_of(const VideoSummary& s, size_t path_size) {
+  const auto codec = std::find(std::begin(kCodecs), std::end(kCodecs), s.codec);
+  const uint32_t number = codec == std::end(kCodecs) ? 0 : uint32_t(codec - std::begin(kCodecs));
+  return {uint32_t(path_size),
+          (s.file.is_verified ? kVerifiedFlag : 0) | (s.direct_read ? kDirectReadFlag : 0) |
+              (number > 0 && s.skipping ? kSkippingFlag : 0) | number << kCodecShift,
+          s.frame_count, s.duration_s, s.fps};
+}
+
+void take_fields(const SummaryFields& f, VideoSummary& s) {
+  s.file.is_verified = f.flags & kVerifiedFlag;
+  s.direct_read = f.flags & kDirectReadFlag;
+  s.skipping = f.flags & kSkippingFlag;
+  const uint32_t number = f.flags >> kCodecShift & 0xff;
+  s.codec = number < std::size(kCodecs) ? kCodecs[number] : "";
+  s.frame_count = f.frame_count;
+  s.duration_s = f.duration_s;
+  s.fps = f.fps;
 }
 
 bool is_plausible(const VideoSummary& s) {
@@ -343,12 +374,9 @@ Catalogue::Entry Catalogue::parse_entry(const uint8_t* bytes, uint32_t index,
   VideoSummary& s = entry.summary;
   s.file.size = get<int64_t>(bytes + 32);
   s.file.mtime_ns = get<int64_t>(bytes + 40);
-  const uint32_t path_size = get<uint32_t>(bytes + 48), flags = get<uint32_t>(bytes + 52);
-  s.file.is_verified = flags & kVerifiedFlag;
-  s.direct_read = flags & kDirectReadFlag;
-  s.frame_count = get<int64_t>(bytes + 56);
-  s.duration_s = get<double>(bytes + 64);
-  s.fps = get<double>(bytes + 72);
+  const SummaryFields fields = get<SummaryFields>(bytes + 48);
+  const uint32_t path_size = fields.path_size;
+  take_fields(fields, s);
   if (entry.record_offset > uint64_t(records_.size) ||
       entry.record_size > uint64_t(records_.size) - entry.record_offset ||
       path_offset > uint64_t(paths_.size) || path_size > uint64_t(paths_.size) - path_offset ||

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/env.h"
+#include "data/catalogue_format.h"
 #include "media/packet_table.h"
 
 namespace keiko::data {
@@ -54,6 +55,10 @@ struct VideoSummary {
   double duration_s = 0;    // 0: unknown
   double fps = 0;           // average, frames a second; 0: unknown
   bool direct_read = false;
+  // Empty where only the record says it (a rare codec, a catalogue of an early build); `skipping`
+  // is not known then either.
+  std::string codec;
+  bool skipping = false;
 };
 
 // False for figures that no video has. What reads a summary from a file refuses those.
@@ -169,9 +174,7 @@ class CatalogueWriter {
     uint64_t record_offset, record_size, record_hash, path_offset;
     int64_t file_size, mtime_ns;
     uint64_t content_hash;
-    uint32_t path_size, flags;
-    int64_t frame_count;
-    double duration_s, fps;
+    SummaryFields fields;
   };
   void append(std::span<const uint8_t> bytes);
   void append(const std::string& bytes);

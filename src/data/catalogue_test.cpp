@@ -114,10 +114,32 @@ TEST_F(CatalogueTest, SummariesAndItemsSayWhatTheTablesSay) {
     EXPECT_EQ(s.file.content_hash, video->file.content_hash);
     EXPECT_EQ(hashes[i], sampled_xxh3_of_file(s.file.path));
     EXPECT_EQ(s.frame_count, video->table.frame_count());
+    EXPECT_EQ(s.codec, "h264");
+    EXPECT_EQ(s.codec, video->table.stream.codec);
+    EXPECT_EQ(s.direct_read, video->table.direct_read);
+    EXPECT_EQ(s.skipping, video->table.skipping);
     EXPECT_EQ(c->summary(i).file.path, s.file.path);
   });
   EXPECT_EQ(items, 24);
   EXPECT_EQ(videos, 24);
+}
+
+TEST_F(CatalogueTest, ASummaryNamesACommonCodecAndLeavesARareOneToTheRecord) {
+  CatalogueWriter writer(env, path("codecs.kix"));
+  const std::vector<std::string> codecs = {"vp9", "rawvideo", "snow"};
+  for (const std::string& codec : codecs) {
+    Video v = made_up_video("/there/" + codec, 4, 25);
+    v.table.stream.codec = codec;
+    v.table.skipping = true;
+    writer.add_item({writer.add_video(v), -1, 0, 4});
+  }
+  writer.publish();
+  const auto c = Catalogue::open(env, path("codecs.kix"));
+  for (uint32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(c->summary(i).codec, i < 2 ? codecs[i] : "");
+    EXPECT_EQ(c->summary(i).skipping, i < 2);
+    EXPECT_EQ(c->video(i)->table.stream.codec, codecs[i]);
+  }
 }
 
 TEST_F(CatalogueTest, MoreVideosThanOnePieceComeBackInOrder) {

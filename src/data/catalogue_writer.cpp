@@ -55,11 +55,9 @@ uint32_t CatalogueWriter::add_record(const VideoSummary& summary, std::span<cons
   const std::string path =
       !relative.empty() && *relative.begin() != ".." ? relative.string() : absolute.string();
   const uint64_t offset = uint64_t(file_ ? written_ - kHeaderSize : 0);
-  entries_.push_back(
-      {offset, record.size(), xxh3(record), paths_.size(), summary.file.size, summary.file.mtime_ns,
-       summary.file.content_hash, uint32_t(path.size()),
-       (summary.file.is_verified ? kVerifiedFlag : 0) | (summary.direct_read ? kDirectReadFlag : 0),
-       summary.frame_count, summary.duration_s, summary.fps});
+  entries_.push_back({offset, record.size(), xxh3(record), paths_.size(), summary.file.size,
+                      summary.file.mtime_ns, summary.file.content_hash,
+                      fields_of(summary, path.size())});
   paths_ += path;
   // Every record starts at a multiple of 8, so that a reader may verify it in place.
   std::vector<uint8_t> padded(record.begin(), record.end());
@@ -71,7 +69,7 @@ uint32_t CatalogueWriter::add_record(const VideoSummary& summary, std::span<cons
 void CatalogueWriter::add_item(const Item& item) {
   items_.push_back(item);
   if (item.duration_s > 0 || item.video >= entries_.size()) return;
-  const Entry& video = entries_[item.video];
+  const SummaryFields& video = entries_[item.video].fields;
   items_.back().duration_s =
       video.duration_s * double(item.frame_count) / double(video.frame_count);
   items_.back().fps = video.fps;
@@ -109,12 +107,8 @@ void CatalogueWriter::publish() {
     put(bytes, e.path_offset);
     put(bytes, e.file_size);
     put(bytes, e.mtime_ns);
-    put(bytes, e.path_size);
-    put(bytes, e.flags);
-    put(bytes, e.frame_count);
-    put(bytes, e.duration_s);
-    put(bytes, e.fps);
-    put(bytes, xxh3(bytes + paths_.substr(e.path_offset, e.path_size)));
+    put(bytes, e.fields);
+    put(bytes, xxh3(bytes + paths_.substr(e.path_offset, e.fields.path_size)));
     videos += bytes;
     put(content, e.content_hash);
   }

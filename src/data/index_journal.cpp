@@ -23,11 +23,7 @@ std::string head_of(const VideoSummary& s, const std::string& record) {
   put(head, s.file.size);
   put(head, s.file.mtime_ns);
   put(head, s.file.content_hash);
-  put(head, uint32_t(s.file.path.size()));
-  put(head, (s.file.is_verified ? kVerifiedFlag : 0) | (s.direct_read ? kDirectReadFlag : 0));
-  put(head, s.frame_count);
-  put(head, s.duration_s);
-  put(head, s.fps);
+  put(head, fields_of(s, s.file.path.size()));
   put(head, xxh3(head + s.file.path));
   return head + s.file.path;
 }
@@ -39,7 +35,8 @@ bool read_head(const ReadableFile& file, uint64_t offset, uint64_t file_size, He
   file.read(int64_t(offset), bytes);
   head.record_size = get<uint64_t>(bytes);
   head.record_hash = get<uint64_t>(bytes + 8);
-  head.path_size = get<uint32_t>(bytes + 40);
+  const SummaryFields fields = get<SummaryFields>(bytes + 40);
+  head.path_size = fields.path_size;
   const uint64_t left = file_size - offset - kHeadSize;
   if (head.path_size > std::min(kLongestPath, left) || head.record_size > left - head.path_size)
     return false;
@@ -47,12 +44,7 @@ bool read_head(const ReadableFile& file, uint64_t offset, uint64_t file_size, He
   s.file.size = get<int64_t>(bytes + 16);
   s.file.mtime_ns = get<int64_t>(bytes + 24);
   s.file.content_hash = get<uint64_t>(bytes + 32);
-  const uint32_t flags = get<uint32_t>(bytes + 44);
-  s.file.is_verified = flags & kVerifiedFlag;
-  s.direct_read = flags & kDirectReadFlag;
-  s.frame_count = get<int64_t>(bytes + 48);
-  s.duration_s = get<double>(bytes + 56);
-  s.fps = get<double>(bytes + 64);
+  take_fields(fields, s);
   s.file.path.resize(head.path_size);
   file.read(int64_t(offset + kHeadSize),
             {reinterpret_cast<uint8_t*>(s.file.path.data()), s.file.path.size()});
