@@ -104,11 +104,12 @@ void Warp::prepare(const Affine& map, int width, int height, bool bicubic) {
       if (!any) first_[size_t(y)] = x;
       any = true;
       last_[size_t(y)] = x + 1;
-      const double left = std::floor(in_x - 0.5), top = std::floor(in_y - 0.5);
+      // Both are at least 0, where cutting off is rounding down.
+      const int left = int(in_x + 0.5) - 1, top = int(in_y + 0.5) - 1;
       Source& source = sources_[size_t(y) * size_t(width) + size_t(x)];
-      source.offset = (int32_t(top) + kBorder) * stride + int32_t(left) + kBorder;
-      source.dx = uint16_t(std::lround((in_x - 0.5 - left) * kOne));
-      source.dy = uint16_t(std::lround((in_y - 0.5 - top) * kOne));
+      source.offset = (top + kBorder) * stride + left + kBorder;
+      source.dx = uint16_t((in_x - 0.5 - left) * kOne + 0.5);
+      source.dy = uint16_t((in_y - 0.5 - top) * kOne + 0.5);
     }
   }
 }
