@@ -40,7 +40,7 @@ void write_tensors(const train::Recipe& r, const data::Dataset& dataset,
                    objective::Objective& objective, const PreviewOptions& o) {
   std::vector<model::NamedTensor> tensors;
   for_each_batch(r, dataset, o.step, o.steps, r.batch_size, [&](data::Batch& batch) {
-    const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
+    const auto micro = train::view_training_batch(batch, r, 0, int64_t(batch.clips.size()));
     const std::string prefix = std::to_string(batch.step) + "/";
     tensors.emplace_back(prefix + "video", micro.video.clone());
     tensors.emplace_back(prefix + "position", at::tensor(micro.positions));
@@ -135,7 +135,7 @@ void add_preview(CLI::App& app, Action& action) {
       default_env()->make_folder(folder);
       for_each_batch(
           r, dataset, o->step, 1, std::min(o->clips, r.batch_size), [&](data::Batch& batch) {
-            const auto micro = train::view_batch(batch, r.clip, 0, int64_t(batch.clips.size()));
+            const auto micro = train::view_training_batch(batch, r, 0, int64_t(batch.clips.size()));
             const std::string clips = fmt::format("{}/step-{:08}-clips.png", folder, o->step);
             write_sheet(clips, micro.video, 16);
             nlohmann::ordered_json sheets = {{"clips", clips}};

@@ -46,6 +46,7 @@ std::optional<std::string> load_weights_of_run(objective::Objective& objective,
   if (!unmatched.missing.empty())
     fail(ErrorKind::kData, "{}: does not hold this recipe's model: {} is missing", *folder,
          unmatched.missing[0]);
+  objective.load_ema(loaded.ema);
   spdlog::info("weights: {}", *folder);
   return folder;
 }

@@ -77,7 +77,6 @@ class Classification : public Objective {
 
   model::Parameters& parameters() override { return parameters_; }
   bool needs_label() const override { return true; }
-  int64_t group_size() const override { return options_.mixup.is_on() ? 2 : 1; }
   int head_block() const override { return int(options_.vit.depth) + 1; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {

@@ -22,6 +22,7 @@ struct ClassificationOptions : ObjectiveOptions {
   double ema = 0;  // momentum of averaged weights, which are then the ones evaluated; 0: off
 
   void bind(config::Binder& b) override;
+  int64_t group_size() const override { return mixup.is_on() ? 2 : 1; }
   std::unique_ptr<Objective> make(const ObjectiveContext& context) const override;
 };
 

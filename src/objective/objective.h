@@ -65,9 +65,6 @@ class Objective {
 
   // True when every clip needs a label.
   virtual bool needs_label() const { return false; }
-  // Consecutive samples whose losses depend on each other (mixup partners): ranks and micro-batches
-  // get whole groups. With repeated augmentation a sample is all views of an item.
-  virtual int64_t group_size() const { return 1; }
   // The block of the flat buffers that layer-wise learning-rate decay counts from (the head's);
   // 0: this objective has none.
   virtual int head_block() const { return 0; }
@@ -122,6 +119,9 @@ class ObjectiveOptions {
  public:
   virtual ~ObjectiveOptions() = default;
   virtual void bind(config::Binder& b) = 0;
+  // Consecutive samples whose losses depend on each other (mixup partners): ranks and micro-batches
+  // get whole groups. With repeated augmentation a sample is all views of an item.
+  virtual int64_t group_size() const { return 1; }
   // Throws Error(kUsage) when the options do not fit the clips or the data.
   virtual std::unique_ptr<Objective> make(const ObjectiveContext& context) const = 0;
 };

@@ -1,8 +1,10 @@
 #include "objective/objective.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -15,11 +17,12 @@ namespace {
 
 constexpr const char* kSmall = "model: custom, width: 24, depth: 2, heads: 2, patch_size: 8";
 
-std::unique_ptr<Objective> make(const std::string& keys, at::ScalarType dtype = at::kDouble) {
+std::unique_ptr<Objective> make(const std::string& keys, at::ScalarType dtype = at::kDouble,
+                                int64_t steps = 0) {
   const config::Node node = config::parse_yaml("{" + keys + "}", "test");
   ObjectiveChoice choice;
   config::read_options(node, choice);
-  return choice.options->make({4, 16, 3, {"a", "b", "c"}, dtype});
+  return choice.options->make({4, 16, 3, {"a", "b", "c"}, dtype, steps});
 }
 
 MicroBatch batch_of(int64_t n) {
@@ -28,6 +31,9 @@ MicroBatch batch_of(int64_t n) {
   batch.video = at::randint(256, {n, 3, 4, 16, 16}, at::kByte);
   batch.label = at::arange(n).remainder(3);
   for (int64_t i = 0; i < n; ++i) batch.positions.push_back(100 + i);
+  batch.step = 25;
+  batch.batch_first = 100;
+  batch.batch_last = 100 + n;
   return batch;
 }
 
@@ -72,7 +78,17 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
         std::string("name: videomae, norm_pix_loss: false, mask: random, decoder_heads: 1, ") +
             kSmall,
         std::string("name: classification, drop_path: 0.3, label_smoothing: 0.1, ") + kSmall,
-        std::string("name: probe, ") + kSmall}) {
+        std::string("name: probe, lr_scales: [1, 2], ") + kSmall,
+        std::string("name: probe, pooling: attentive, pooler_heads: 2, ") + kSmall,
+        std::string(
+            "name: videomae, mask_ratio: 0.5, decoder_mask_ratio: 0.5, decoder_heads: 1, ") +
+            kSmall,
+        std::string("name: vjepa2, predictor_width: 16, predictor_depth: 1, predictor_heads: 2, "
+                    "masks: [{blocks: 1, scale: 0.4}, {blocks: 2, scale: 0.2}], "
+                    "context_loss: 0.5, context_loss_warmup: [0, 1], ") +
+            kSmall,
+        std::string("name: classification, mixup: 0.8, cutmix: 1, ") + kSmall,
+        std::string("name: classification, backbone: vjepa2, pooler_depth: 1, ") + kSmall}) {
     const auto objective = make(keys);
     const MicroBatch whole = batch_of(6);
     const model::BlockRunner runner;
@@ -83,10 +99,13 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
     objective->parameters().zero_grad();
     double sum = 0;
     for (const auto& [first, last] :
-         std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 4}, {4, 6}}) {
-      MicroBatch part{whole.video.narrow(0, first, last - first),
-                      whole.label.narrow(0, first, last - first),
-                      {whole.positions.begin() + first, whole.positions.begin() + last}};
+         keys.find("mixup") == std::string::npos
+             ? std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 4}, {4, 6}}
+             : std::vector<std::pair<int64_t, int64_t>>{{0, 4}, {4, 6}}) {  // whole pairs
+      MicroBatch part = whole;
+      part.video = whole.video.narrow(0, first, last - first);
+      part.label = whole.label.narrow(0, first, last - first);
+      part.positions.assign(whole.positions.begin() + first, whole.positions.begin() + last);
       const at::Tensor piece = objective->loss(part, runner).loss;
       sum += piece.item<double>();
       piece.backward();
@@ -106,7 +125,7 @@ TEST(Objective, EvaluationAgreesWithTheTrainingLoss) {
                                       kSmall,
                                   std::string("name: classification, ") + kSmall}) {
     const auto objective = make(keys);
-    const MicroBatch batch = batch_of(5);
+    MicroBatch batch = batch_of(5);
     const at::Tensor rows = objective->evaluate(batch);
     EXPECT_NEAR(rows.select(1, 0).sum().item<double>(),
                 objective->loss(batch, model::BlockRunner()).loss.item<double>(), 1e-10);
@@ -137,6 +156,157 @@ TEST(Objective, BaselinesAreWhatTheirNamesSay) {
   const auto still = objective->summarize(objective->evaluate(batch));
   EXPECT_NEAR(still["frozen_over_loss"].get<double>(), 1, 1e-12);
   EXPECT_NEAR(still["copy_last_loss"].get<double>(), 0, 1e-12);
+}
+
+// Views of an item: the softmax of each, averaged, is what counts.
+TEST(Objective, PredictionsAreAveragedOverViews) {
+  const at::Tensor logits = at::tensor({2.0, 0.0, 0.0, -1.0, 1.0, 3.0}, at::kDouble).view({2, 3});
+  const at::Tensor row = classification_rows(logits, at::tensor({1, 1}, at::kLong), 2);
+  const at::Tensor mean = logits.softmax(1).mean(0);
+  ASSERT_EQ(row.size(0), 1);
+  EXPECT_NEAR(row[0][0].item<double>(), -std::log(mean[1].item<double>()), 1e-12);
+  EXPECT_EQ(row[0][4].item<double>(), mean.argmax().item<int64_t>());
+}
+
+// The teacher is what the published formula makes of all the student's weights so far.
+TEST(JointEmbedding, TheTeacherFollowsTheEncoder) {
+  const auto objective =
+      make(std::string("name: vjepa2, predictor_width: 16, predictor_depth: 1, predictor_heads: 2, "
+                       "masks: [{blocks: 1, scale: 0.4}], ema: [0.9, 0.5], ") +
+               kSmall,
+           at::kDouble, /*steps=*/3);
+  const auto encoder_of = [](const std::vector<model::NamedTensor>& all) {
+    std::map<std::string, at::Tensor> encoder;
+    for (const auto& [name, tensor] : all)
+      if (name.rfind("encoder.", 0) == 0) encoder[name] = tensor.clone();
+    return encoder;
+  };
+  auto want = encoder_of(objective->weights());
+  const double momenta[] = {0.9, 0.7, 0.5};
+  for (int64_t step = 1; step <= 3; ++step) {
+    {
+      const c10::NoGradGuard no_grad;
+      for (auto& buffer : objective->parameters().buffers()) buffer.value.add_(0.01 * double(step));
+    }
+    objective->after_step(step);
+    const double m = momenta[step - 1];
+    for (const auto& [name, student] : encoder_of(objective->weights()))
+      want[name] = m * want[name] + (1 - m) * student;
+  }
+  const auto got = encoder_of(objective->ema_weights());
+  ASSERT_EQ(got.size(), want.size());
+  for (const auto& [name, tensor] : want)
+    EXPECT_LT((got.at(name) - tensor).abs().max().item<double>(), 1e-14) << name;
+}
+
+TEST(BlockMasks, AreSharedAndCutTheSameOnEveryRank) {
+  const model::TokenGrid grid{4, 6, 6, 2, 8};
+  const BlockMaskRule rule{3, 0.2};
+  for (const MaskCut cut : {MaskCut::kRandom, MaskCut::kRaster}) {
+    std::vector<int64_t> all;
+    for (int64_t p = 40; p < 60; ++p) all.push_back(p);
+    const ContextTarget whole = make_block_masks(rule, 1, cut, grid, 7, 2, 40, 60, all);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const ContextTarget one = make_block_masks(rule, 1, cut, grid, 7, 2, 40, 60, {all[i]});
+      EXPECT_TRUE(one.context[0].equal(whole.context[int64_t(i)]));
+      EXPECT_TRUE(one.target[0].equal(whole.target[int64_t(i)]));
+      std::set<int64_t> seen;
+      for (const at::Tensor& ids : {one.context, one.target})
+        for (int64_t j = 0; j < ids.size(1); ++j) {
+          const int64_t id = ids[0][j].item<int64_t>();
+          EXPECT_TRUE(id >= 0 && id < grid.count());
+          EXPECT_TRUE(seen.insert(id).second) << "token " << id << " is both, or twice";
+        }
+    }
+    EXPECT_GT(whole.context.size(1), 0);
+    EXPECT_GT(whole.target.size(1), 0);
+  }
+}
+
+// What the cut by raster order does to the end of a clip, and the random one does not.
+TEST(BlockMasks, TheRandomCutKeepsLateFramesAndTheRasterCutDoesNot) {
+  const model::TokenGrid grid{8, 14, 14, 2, 16};
+  std::vector<int64_t> all;
+  for (int64_t p = 0; p < 64; ++p) all.push_back(p);
+  const auto late_share = [&](MaskCut cut) {
+    const ContextTarget split = make_block_masks({8, 0.15}, 0, cut, grid, 1, 0, 0, 64, all);
+    return split.context.ge(grid.count() * 7 / 8).to(at::kDouble).mean().item<double>() * 8;
+  };
+  EXPECT_NEAR(late_share(MaskCut::kRandom), 1, 0.05);
+  EXPECT_LT(late_share(MaskCut::kRaster), 0.5);
+}
+
+TEST(DecoderMask, LeavesOutItsShareAndRunsAroundTheCell) {
+  const model::TokenGrid grid{8, 4, 6, 2, 8};
+  for (const double ratio : {0.25, 0.5, 0.75})
+    for (int64_t position = 0; position < 10; ++position) {
+      const auto mask = make_decoder_mask({ratio}, grid, 3, position);
+      for (int64_t place = 0; place < 24; ++place) {
+        double left_out = 0;
+        for (int64_t time = 0; time < 8; ++time) left_out += mask[size_t(time * 24 + place)];
+        EXPECT_EQ(left_out / 8, ratio) << "place " << place;
+      }
+      for (int64_t time = 0; time < 8; ++time)
+        EXPECT_EQ(std::count(mask.begin() + time * 24, mask.begin() + (time + 1) * 24, true),
+                  std::llround(ratio * 24));
+    }
+}
+
+TEST(Mixup, PartnersShareOneDraw) {
+  const MixupOptions both{0.8, 1.0};
+  double mean = 0;
+  int64_t cuts = 0;
+  for (const int64_t repeats : {1, 3}) {
+    for (int64_t position = 0; position < 3000; ++position) {
+      const Mix mix = make_mix(both, 5, position, repeats, 32, 48);
+      const Mix other = make_mix(both, 5, mix.partner, repeats, 32, 48);
+      ASSERT_EQ(other.partner, position);
+      ASSERT_EQ(std::abs(mix.partner - position), repeats);
+      ASSERT_EQ(other.share, mix.share);
+      ASSERT_EQ(other.is_cut, mix.is_cut);
+      if (mix.is_cut) {
+        EXPECT_NEAR(1 - mix.share,
+                    double((mix.bottom - mix.top) * (mix.right - mix.left)) / (32 * 48), 1e-12);
+        cuts += 1;
+      } else {
+        mean += mix.share;
+      }
+    }
+  }
+  EXPECT_NEAR(double(cuts) / 6000, 0.5, 0.05);
+  EXPECT_NEAR(mean / double(6000 - cuts), 0.5, 0.03);
+}
+
+// Beta(0.8, 0.8) has a variance of 0.25 / 2.6.
+TEST(Mixup, SharesAreBetaDistributed) {
+  double sum = 0, squares = 0;
+  constexpr int kDraws = 20000;
+  for (int64_t position = 0; position < 2 * kDraws; position += 2) {
+    const double share = make_mix({0.8, 0}, 1, position, 1, 8, 8).share;
+    ASSERT_TRUE(share >= 0 && share <= 1);
+    sum += share;
+    squares += share * share;
+  }
+  const double mean = sum / kDraws;
+  EXPECT_NEAR(mean, 0.5, 0.01);
+  EXPECT_NEAR(squares / kDraws - mean * mean, 0.25 / 2.6, 0.003);
+}
+
+TEST(Mixup, TargetsAreSmoothedAsTorchSmoothsThemAndMixedByShare) {
+  const at::Tensor labels = at::tensor({0, 2}, at::kLong);
+  const at::Tensor logits = at::tensor({0.3, -1.0, 2.0, 1.0, 0.5, -0.5}, at::kDouble).view({2, 3});
+  const at::Tensor plain = mixed_targets(labels, 3, 0.1, {}, {}, at::kDouble);
+  EXPECT_NEAR(
+      at::cross_entropy_loss(logits, plain).item<double>(),
+      at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100, 0.1).item<double>(),
+      1e-14);
+  const Mix first{1, 0.7}, second{0, 0.7};
+  const at::Tensor mixed = mixed_targets(labels, 3, 0, {first, second}, {1, 0}, at::kDouble);
+  EXPECT_LT((mixed - at::tensor({0.7, 0.0, 0.3, 0.3, 0.0, 0.7}, at::kDouble).view({2, 3}))
+                .abs()
+                .max()
+                .item<double>(),
+            1e-15);
 }
 
 TEST(Objective, WilsonIntervalGivesThePublishedExample) {

@@ -4,17 +4,20 @@
 
 namespace keiko::train {
 
-int64_t group_of(const Recipe& recipe) { return recipe.augment.repeats; }
+int64_t group_of(const Recipe& recipe) {
+  return recipe.augment.repeats * recipe.objective.options->group_size();
+}
 
 void check_batch(const Recipe& recipe, int64_t group, int64_t world_size) {
   const auto check = [&](const char* key, int64_t value) {
     if (value % group == 0) return;
     const int64_t below = value / group * group;
     fail(ErrorKind::kUsage,
-         "{} = {} is not a multiple of {}, the clips that belong together (augment.repeats = {}); "
-         "use {}{}",
-         key, value, group, recipe.augment.repeats, below > 0 ? std::to_string(below) + " or " : "",
-         below + group);
+         "{} = {} is not a multiple of {}, the clips that belong together (augment.repeats = {} "
+         "views of an item{}); use {}{}",
+         key, value, group, recipe.augment.repeats,
+         group > recipe.augment.repeats ? ", mixup partners" : "",
+         below > 0 ? std::to_string(below) + " or " : "", below + group);
   };
   check("batch_size", recipe.batch_size);
   check("micro_batch_size", recipe.micro_batch_size);

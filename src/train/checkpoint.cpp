@@ -111,6 +111,10 @@ CheckpointWriter::Written CheckpointWriter::write_files(const CheckpointContent&
     written.files.emplace_back("model.safetensors",
                                model::write_safetensors(env_, folder + "/model.safetensors",
                                                         content.weights, {{"format", "pt"}}));
+    if (!content.ema.empty())
+      written.files.emplace_back("ema.safetensors",
+                                 model::write_safetensors(env_, folder + "/ema.safetensors",
+                                                          content.ema, {{"format", "pt"}}));
     const std::string config = json_text(content.config, 2) + "\n";
     const auto file = env_->create(folder + "/config.json");
     file->append(config);
@@ -242,6 +246,8 @@ LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_
   LoadedCheckpoint loaded;
   loaded.folder = folder;
   loaded.weights = model::read_safetensors(env, folder + "/model.safetensors").tensors;
+  if (env->status(folder + "/ema.safetensors").exists)
+    loaded.ema = model::read_safetensors(env, folder + "/ema.safetensors").tensors;
   if (!with_optimizer) return loaded;
   loaded.state = nlohmann::json::parse(read_text(env, folder + "/state.json"));
   const int64_t world_size = loaded.state.at("world_size");

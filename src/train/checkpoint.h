@@ -21,6 +21,7 @@ namespace keiko::train {
 struct CheckpointContent {
   int64_t step = 0;                           // completed updates
   std::vector<model::NamedTensor> weights;    // rank 0 only; published names
+  std::vector<model::NamedTensor> ema;        // rank 0 only; averaged weights, often none
   nlohmann::ordered_json config;              // rank 0 only
   std::vector<model::NamedTensor> optimizer;  // this rank's share of each flat state
   nlohmann::ordered_json state;               // rank 0: what resume compares and restores
@@ -73,6 +74,7 @@ struct LoadedCheckpoint {
   std::string folder;
   nlohmann::json state;
   std::vector<model::NamedTensor> weights;
+  std::vector<model::NamedTensor> ema;        // of ema.safetensors; empty when there is none
   std::vector<model::NamedTensor> optimizer;  // whole flat states, joined from all shards
 };
 

@@ -22,6 +22,15 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
   return micro;
 }
 
+objective::MicroBatch view_training_batch(data::Batch& batch, const Recipe& recipe, int64_t first,
+                                          int64_t last) {
+  objective::MicroBatch micro = view_batch(batch, recipe.clip, first, last);
+  micro.step = batch.step;
+  micro.batch_first = batch.step * recipe.batch_size;
+  micro.batch_last = micro.batch_first + recipe.batch_size;
+  return micro;
+}
+
 nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                 const data::Dataset& dataset, const EvalOptions& options,
                                 int decode_threads, dist::Communicator& communicator,

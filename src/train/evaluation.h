@@ -19,6 +19,9 @@ namespace keiko::train {
 // Clips as the objective gets them; a view of `batch`'s memory, valid as long as it is.
 objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& clip, int64_t first,
                                  int64_t last);
+// The same for training: with the step and the positions of its whole batch of `batch_size` clips.
+objective::MicroBatch view_training_batch(data::Batch& batch, const Recipe& recipe, int64_t first,
+                                          int64_t last);
 
 // Evaluates items [0, min(max_items, all)) of `dataset`, shared out over the ranks. Returns the
 // objective's summary, equal on all ranks. All ranks call it at the same time. `progress` may be

@@ -37,7 +37,7 @@ class Witness : public objective::Objective {
       all.push_back({rows[i][0].item<double>(), rows[i][1].item<double>()});
     return {{"loss", 0}, {"rows", all}};
   }
-  std::string start_from(const std::vector<model::NamedTensor>&) override { return ""; }
+  std::string start_from(const objective::Weights&) override { return ""; }
   nlohmann::ordered_json config() const override { return {}; }
   double flops_per_clip() const override { return 0; }
 

@@ -42,6 +42,8 @@ void Recipe::bind(config::Binder& b) {
   b.group("augment", augment);
   b.group("objective", objective);
   b.key("init_from", init_from, "run or checkpoint folder to take first weights from");
+  b.choice("init_weights", init_weights, {"auto", "model", "ema"},
+           "of init_from: its averaged weights where there are any, or one of the two");
   b.key("batch_size", batch_size, "clips, over all ranks").range(1, 1 << 24);
   b.key("micro_batch_size", micro_batch_size, "clips a rank runs at once; 0 is all of its own")
       .at_least(0)

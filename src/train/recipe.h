@@ -51,7 +51,10 @@ struct Recipe {
   data::ClipOptions clip;
   data::AugmentOptions augment;
   objective::ObjectiveChoice objective;
-  std::string init_from;         // checkpoint or run folder to take first weights from; "": none
+  std::string init_from;  // checkpoint or run folder to take first weights from; "": none
+  // Which weights of init_from: "model", "ema" (averaged ones), or "auto": averaged where there
+  // are.
+  std::string init_weights = "auto";
   int64_t batch_size = 256;      // clips, over all ranks
   int64_t micro_batch_size = 0;  // clips a rank runs at once; 0: its whole slice
   int64_t steps = -1;            // either this

@@ -38,10 +38,10 @@ TEST(Recipe, RefusesByLineValueAndNearestKey) {
       "command line: objective.mask_ratio = 1.5 is out of range; it must be from 0.01 to 0.99");
   EXPECT_EQ(error_of("data: x.kix\nsteps: 3\n"),
             "r.yaml: objective.name is missing (what is learned); add it");
-  EXPECT_EQ(
-      error_of("data: x.kix\nobjective: {name: videomea}\nsteps: 3\n"),
-      "r.yaml:2: objective.name = videomea is not one of classification, probe, videomae; did you "
-      "mean videomae?");
+  EXPECT_EQ(error_of("data: x.kix\nobjective: {name: videomea}\nsteps: 3\n"),
+            "r.yaml:2: objective.name = videomea is not one of classification, probe, videomae, "
+            "vjepa2; did "
+            "you mean videomae?");
   EXPECT_EQ(error_of("data: x.kix\nobjective: {name: videomae}\n"),
             "r.yaml:1: steps is missing (or epochs); add one of them");
   EXPECT_NE(error_of(kGood + "epochs: 2\n").find("epochs"), std::string::npos);
@@ -141,10 +141,10 @@ TEST(BatchCut, RefusesWhatWouldCutAGroupOrLeaveARankWithout) {
   EXPECT_EQ(refusal(with_groups(32, 0, 1), 32), "");
   EXPECT_EQ(refusal(with_groups(30, 0, 4), 1),
             "batch_size = 30 is not a multiple of 4, the clips that belong together "
-            "(augment.repeats = 4); use 28 or 32");
+            "(augment.repeats = 4 views of an item); use 28 or 32");
   EXPECT_EQ(refusal(with_groups(32, 2, 4), 1),
             "micro_batch_size = 2 is not a multiple of 4, the clips that belong together "
-            "(augment.repeats = 4); use 4");
+            "(augment.repeats = 4 views of an item); use 4");
   EXPECT_EQ(refusal(with_groups(3, 0, 1), 4),
             "batch_size = 3 is smaller than the world size 4; every rank needs a clip");
   EXPECT_NE(refusal(with_groups(32, 0, 4), 9).find("fewer than the world size 9"),

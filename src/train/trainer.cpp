@@ -48,6 +48,7 @@ class Run {
   };
 
   void resume();
+  objective::Weights first_weights(const std::string& source) const;
   void calibrate();
   StepSums run_micro_batches(data::Batch& batch);
   double update(int64_t step);
@@ -93,15 +94,22 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
                                         uint64_t(recipe.seed), 1, recipe.eval.views);
     if (is_first()) data::warn_of_overlap(dataset_, *eval_dataset_);
   }
-  objective_ = make_objective(recipe, dataset_);
+  const double epoch_steps = double(dataset_.epoch_size()) / double(recipe.batch_size);
+  steps_ = recipe.steps >= 0 ? recipe.steps : int64_t(std::ceil(recipe.epochs * epoch_steps));
+  objective_ = make_objective(recipe, dataset_, steps_);
   if (eval_dataset_ && objective_->needs_label() &&
       eval_dataset_->class_names() != dataset_.class_names())
     fail(ErrorKind::kUsage,
          "eval.data {} has other classes than data {}; index them with the same ones",
          eval_dataset_->describe(), dataset_.describe());
+  if (recipe.optimizer.layer_decay < 1) {
+    if (objective_->head_block() == 0)
+      fail(ErrorKind::kUsage, "optimizer.layer_decay = {}: objective {} has no layers below a head",
+           recipe.optimizer.layer_decay, recipe.objective.name);
+    optim::decay_layers(objective_->parameters(), recipe.optimizer.layer_decay,
+                        objective_->head_block());
+  }
   optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe.optimizer);
-  const double epoch_steps = double(dataset_.epoch_size()) / double(recipe.batch_size);
-  steps_ = recipe.steps >= 0 ? recipe.steps : int64_t(std::ceil(recipe.epochs * epoch_steps));
   schedule_ = recipe.optimizer.schedule(recipe.batch_size, steps_, epoch_steps);
 
   // Rank 0 decides whether the folder may be used; the others hear of a refusal.
@@ -129,6 +137,15 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
                                   recipe.log.samples, restored_state_);
 }
 
+objective::Weights Run::first_weights(const std::string& source) const {
+  LoadedCheckpoint loaded = load_checkpoint(env_, source, false);
+  if (recipe_.init_weights == "ema" && loaded.ema.empty())
+    fail(ErrorKind::kUsage,
+         "init_weights = ema, but {} holds no ema.safetensors; set init_weights: model", source);
+  if (recipe_.init_weights == "model") loaded.ema.clear();
+  return {std::move(loaded.weights), std::move(loaded.ema)};
+}
+
 void Run::resume() {
   std::string folder;
   if (is_first()) folder = find_checkpoint(env_, context_.run_folder + "/checkpoints").value_or("");
@@ -136,7 +153,7 @@ void Run::resume() {
   if (folder.empty()) {
     if (!recipe_.init_from.empty()) {
       const std::string source = resolve_weights(env_, recipe_.init_from);
-      const std::string said = objective_->start_from(load_checkpoint(env_, source, false).weights);
+      const std::string said = objective_->start_from(first_weights(source));
       if (is_first()) spdlog::info("starting from {}: {}", source, said);
     }
     calibrate();
@@ -144,6 +161,7 @@ void Run::resume() {
   }
   const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
   const auto unmatched = objective_->load_weights(loaded.weights);
+  objective_->load_ema(loaded.ema);
   if (!unmatched.missing.empty() || !unmatched.unused.empty())
     fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})",
          folder, unmatched.missing.size(), unmatched.unused.size(),
@@ -212,7 +230,7 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   // A rank short of clips runs fewer micro-batches: no collective happens inside them, so the
   // others do not wait for it there.
   for (int64_t first = 0; first < clips; first += micro) {
-    const auto view = view_batch(batch, recipe_.clip, first, std::min(clips, first + micro));
+    const auto view = view_training_batch(batch, recipe_, first, std::min(clips, first + micro));
     if (objective_->needs_label() && view.label.lt(0).any().item<bool>())
       fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs",
            dataset_.describe(), recipe_.objective.name);
@@ -263,7 +281,9 @@ double Run::update(int64_t step) {
          step, norm);
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optim::scale_gradients(parameters, std::min(1.0, recipe_.optimizer.clip_grad / (norm + 1e-6)));
-  optimizer_->step(optim::lr_at(schedule_, step), step + 1);
+  optimizer_->step(optim::lr_at(schedule_, step), recipe_.optimizer.weight_decay_at(step, steps_),
+                   step + 1);
+  objective_->after_step(step + 1);
   return norm;
 }
 
@@ -313,6 +333,8 @@ void Run::save(bool wait) {
   if (is_first()) {
     for (const auto& [name, tensor] : objective_->weights())
       content.weights.emplace_back(name, tensor.clone());
+    for (const auto& [name, tensor] : objective_->ema_weights())
+      content.ema.emplace_back(name, tensor.clone());
     content.config = objective_->config();
     content.state = log_->sync_and_describe();
     content.state["seed"] = recipe_.seed;
@@ -465,8 +487,10 @@ std::string resolve_precision(const Recipe& recipe) {
 }
 
 std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
-                                                     const data::Dataset& dataset) {
+                                                     const data::Dataset& dataset, int64_t steps) {
   objective::ObjectiveContext context;
+  context.steps = steps;
+  context.repeats = dataset.group_size();
   context.num_frames = recipe.clip.num_frames;
   context.size = recipe.clip.size;
   context.seed = uint64_t(recipe.seed);
