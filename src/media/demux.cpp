@@ -57,11 +57,6 @@ int refuse_to_open(AVFormatContext*, AVIOContext**, const char*, int, AVDictiona
 
 }  // namespace
 
-void Demuxer::FreeIo::operator()(AVIOContext* io) const {
-  av_freep(&io->buffer);
-  avio_context_free(&io);
-}
-
 int Demuxer::read_source(void* opaque, uint8_t* out, int size) {
   auto& source = *static_cast<Source*>(opaque);
   const int64_t left = source.file->size() - source.at;
@@ -84,23 +79,7 @@ int Demuxer::read_source(void* opaque, uint8_t* out, int size) {
 
 int64_t Demuxer::seek_source(void* opaque, int64_t offset, int whence) {
   auto& source = *static_cast<Source*>(opaque);
-  const int64_t size = source.file->size();
-  switch (whence & ~AVSEEK_FORCE) {
-    case AVSEEK_SIZE:
-      return size;
-    case SEEK_SET:
-      break;
-    case SEEK_CUR:
-      offset += source.at;
-      break;
-    case SEEK_END:
-      offset += size;
-      break;
-    default:
-      return AVERROR(EINVAL);
-  }
-  if (offset < 0) return AVERROR(EINVAL);
-  return source.at = offset;
+  return seek_in(source.file->size(), source.at, offset, whence);
 }
 
 Demuxer::Demuxer(Env* env, const std::string& path, int stream_index)

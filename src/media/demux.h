@@ -42,15 +42,12 @@ class Demuxer {
     const AVFormatContext* probed = nullptr;  // whose streams are counted at every read; or none
     unsigned known_streams = 0;               // of it, when it was opened
   };
-  struct FreeIo {
-    void operator()(AVIOContext* io) const;
-  };
   void discard_other_streams();
   static int read_source(void* source, uint8_t* out, int size);
   static int64_t seek_source(void* source, int64_t offset, int whence);
 
   Source source_;
-  std::unique_ptr<AVIOContext, FreeIo> io_;
+  IoPointer io_;
   InputPointer input_;
   PacketPointer packet_;
   int stream_index_;

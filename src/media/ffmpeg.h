@@ -26,10 +26,38 @@ struct FreeFrame {
   void operator()(AVFrame* frame) const { av_frame_free(&frame); }
 };
 
+struct FreeIo {
+  void operator()(AVIOContext* io) const {
+    av_freep(&io->buffer);
+    avio_context_free(&io);
+  }
+};
+
 using InputPointer = std::unique_ptr<AVFormatContext, CloseInput>;
 using CodecPointer = std::unique_ptr<AVCodecContext, FreeCodec>;
 using PacketPointer = std::unique_ptr<AVPacket, FreePacket>;
 using FramePointer = std::unique_ptr<AVFrame, FreeFrame>;
+using IoPointer = std::unique_ptr<AVIOContext, FreeIo>;
+
+// What the seek callback of an AVIOContext answers: moves `at`, a place in `size` bytes.
+inline int64_t seek_in(int64_t size, int64_t& at, int64_t offset, int whence) {
+  switch (whence & ~AVSEEK_FORCE) {
+    case AVSEEK_SIZE:
+      return size;
+    case SEEK_SET:
+      break;
+    case SEEK_CUR:
+      offset += at;
+      break;
+    case SEEK_END:
+      offset += size;
+      break;
+    default:
+      return AVERROR(EINVAL);
+  }
+  if (offset < 0) return AVERROR(EINVAL);
+  return at = offset;
+}
 
 // "Invalid data found when processing input"
 inline std::string ffmpeg_error(int code) {

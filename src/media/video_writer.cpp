@@ -15,11 +15,6 @@ constexpr int kBufferSize = 1 << 18;  // bytes; most patches then happen in memo
 
 }  // namespace
 
-void VideoWriter::FreeIo::operator()(AVIOContext* io) const {
-  av_freep(&io->buffer);
-  avio_context_free(&io);
-}
-
 int VideoWriter::write_sink(void* opaque, uint8_t* bytes, int size) {
   Sink& sink = *static_cast<Sink*>(opaque);
   if (sink.error) return AVERROR(EIO);
@@ -42,22 +37,7 @@ int VideoWriter::write_sink(void* opaque, uint8_t* bytes, int size) {
 
 int64_t VideoWriter::seek_sink(void* opaque, int64_t offset, int whence) {
   Sink& sink = *static_cast<Sink*>(opaque);
-  switch (whence & ~AVSEEK_FORCE) {
-    case AVSEEK_SIZE:
-      return sink.size;
-    case SEEK_SET:
-      break;
-    case SEEK_CUR:
-      offset += sink.at;
-      break;
-    case SEEK_END:
-      offset += sink.size;
-      break;
-    default:
-      return AVERROR(EINVAL);
-  }
-  if (offset < 0) return AVERROR(EINVAL);
-  return sink.at = offset;
+  return seek_in(sink.size, sink.at, offset, whence);
 }
 
 // The disk's own error first: what libavformat makes of it says nothing of the file.

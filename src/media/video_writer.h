@@ -43,9 +43,6 @@ class VideoWriter {
     int64_t at = 0, size = 0;
     std::exception_ptr error;
   };
-  struct FreeIo {
-    void operator()(AVIOContext* io) const;
-  };
   struct FreeOutput {
     void operator()(AVFormatContext* output) const { avformat_free_context(output); }
   };
@@ -59,7 +56,7 @@ class VideoWriter {
   std::string path_;
   AVRational time_base_;
   Sink sink_;
-  std::unique_ptr<AVIOContext, FreeIo> io_;
+  IoPointer io_;
   std::unique_ptr<AVFormatContext, FreeOutput> output_;
 };
 
