@@ -264,8 +264,9 @@ void add_pack(CLI::App& app, Action& action) {
   c->add_option("--measure", o->measure, "Clips to measure before and after; 0: none")
       ->check(CLI::Range(0, 100000))
       ->capture_default_str();
-  c->add_option("--timeout", o->timeout_s,
-                "Seconds without progress of other ranks before giving up")
+  c->add_option(
+       "--timeout", o->timeout_s,
+       "Seconds without a sign of life of a rank that work is missing of, before giving up")
       ->check(CLI::Range(1.0, 1e6))
       ->capture_default_str();
   c->add_flag("--restart", o->restart, "Throw away what --out holds and begin anew");
