@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -81,6 +82,7 @@ class Indexing {
   IndexReport run();
 
  private:
+  void add_all_journals();
   void process(int64_t rank);
   Video scan_patiently(const std::string& path) const;
   void process_one(size_t i);
@@ -106,13 +108,15 @@ class Indexing {
 };
 
 IndexReport Indexing::run() {
-  if (const auto previous = open_previous(env_, options_.out)) {
-    previous_generation_ = previous->generation();
-    known_.add_catalogue(previous);
-  }
+  try_patiently([&] {
+    if (const auto previous = open_previous(env_, options_.out)) {
+      previous_generation_ = previous->generation();
+      known_.add_catalogue(previous);
+    }
+  });
   int64_t length = 0;
-  for (const std::string& path : ranks_.all_journals()) known_.add_journal(path, nullptr);
-  known_.add_journal(ranks_.journal(), &length);
+  add_all_journals();
+  try_patiently([&] { known_.add_journal(ranks_.journal(), &length); });
   journal_ = std::make_unique<JournalWriter>(env_, ranks_.journal(), length);
   if (options_.rank != 0) {
     try {
@@ -129,12 +133,18 @@ IndexReport Indexing::run() {
     ShareReport others = ranks_.wait_for_shares();
     scanned_by_others_ = others.scanned;
     for (SkippedFile& f : others.skipped) skipped_by_others_[f.path] = std::move(f);
-    for (const std::string& path : ranks_.all_journals()) known_.add_journal(path, nullptr);
+    add_all_journals();
     // What the others have scanned is known now; whatever is not (a file that changed meanwhile)
     // is scanned here.
     for (int64_t r = 1; r < options_.world_size; ++r) process(r);
   }
   return publish_catalogue();
+}
+
+// What is added again after a failed read replaces what was added before.
+void Indexing::add_all_journals() {
+  for (const std::string& path : ranks_.all_journals())
+    try_patiently([&] { known_.add_journal(path, nullptr); });
 }
 
 void Indexing::process(int64_t rank) {
@@ -217,7 +227,9 @@ void Indexing::process_one(size_t i) {
     const auto* error = dynamic_cast<const Error*>(&e);
     // What may not be opened (no permission, a pipe) is a fact about that file; a disk or a network
     // that fails is not, and would leave good videos out.
-    if (error != nullptr && error->kind() == ErrorKind::kIo && !is_lasting(*error))
+    outcome.is_missing = error != nullptr && error->cause() == ENOENT;  // since a moment ago
+    if (error != nullptr && error->kind() == ErrorKind::kIo && !is_lasting(*error) &&
+        !outcome.is_missing)
       fail(ErrorKind::kIo,
            "{}. It was tried several times. Mend the disk or the network and run the same command "
            "again: what was scanned is kept beside {}",
@@ -266,7 +278,7 @@ VideoSummary Indexing::add_video(CatalogueWriter& writer, size_t i, uint32_t fre
   VideoSummary summary;
   std::vector<uint8_t> record;
   try {
-    summary = known_.read(place, record);
+    try_patiently([&] { summary = known_.read(place, record); });
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::kData) throw;
     const Video video = scan_patiently(canonical(sources_[i].path));
@@ -280,7 +292,8 @@ VideoSummary Indexing::add_video(CatalogueWriter& writer, size_t i, uint32_t fre
 
 IndexReport Indexing::publish_catalogue() {
   IndexReport report;
-  const uint32_t fresh = known_.add_journal(ranks_.journal(), nullptr);
+  uint32_t fresh = 0;
+  try_patiently([&] { fresh = known_.add_journal(ranks_.journal(), nullptr); });
   CatalogueWriter writer(env_, options_.out);
   constexpr uint32_t kNone = UINT32_MAX;
   std::vector<uint32_t> item_of(sources_.size(), kNone);  // of the source that was scanned
