@@ -117,6 +117,17 @@ void open(const std::string& path, const std::string& labels) {
                  {"packets_of_first_batch", packets},
                  {"memory_bytes", resident_bytes() - before}};
   }
+  // As `keiko inspect` looks at it.
+  forget_pages(path);
+  const double start = monotonic_s();
+  const auto catalogue = data::Catalogue::open(default_env(), path);
+  int64_t frames = 0, named = 0;
+  catalogue->each_summary([&](uint32_t, const data::VideoSummary& s) {
+    frames += s.frame_count;
+    named += !s.codec.empty();
+  });
+  all["summaries"] = {
+      {"frames", frames}, {"with_codec", named}, {"seconds", monotonic_s() - start}};
   std::printf("%s\n", all.dump(2).c_str());
 }
 
