@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/frames_option.h"
+#include "cli/npy.h"
 #include "media/clip_decoder.h"
 #include "report/picture.h"
 
@@ -31,17 +32,11 @@ void print_md5s(const media::PacketTable& table, const DecodeOptions& o,
   }
 }
 
-// NumPy's format version 1.0: an array of bytes [T, H, W, 3].
+// An array of bytes [T, H, W, 3].
 void write_npy(const std::string& path, const std::vector<report::Picture>& pictures) {
-  std::string header =
-      fmt::format("{{'descr': '|u1', 'fortran_order': False, 'shape': ({}, {}, {}, 3), }}",
-                  pictures.size(), pictures[0].height, pictures[0].width);
-  header.resize((header.size() + 11 + 63) / 64 * 64 - 10 - 1, ' ');
-  header += '\n';
-  const uint16_t length = uint16_t(header.size());
-  const auto file = default_env()->create(path);
-  file->append(std::string("\x93NUMPY\x01\x00", 8) +
-               std::string(reinterpret_cast<const char*>(&length), 2) + header);
+  const auto file = create_npy(
+      default_env(), path, "|u1",
+      {int64_t(pictures.size()), int64_t(pictures[0].height), int64_t(pictures[0].width), 3});
   for (const auto& picture : pictures) file->append(std::span<const uint8_t>(picture.rgb));
 }
 

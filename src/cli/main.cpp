@@ -27,6 +27,9 @@ int main(int argc, char** argv) {
   cli::add_preview(app, action);
   cli::add_train(app, action);
   cli::add_eval(app, action);
+  cli::add_features(app, action);
+  cli::add_import(app, action);
+  cli::add_export(app, action);
   cli::add_bench(app, action);
   cli::add_doctor(app, action);
   app.footer(

@@ -25,9 +25,10 @@ class Keys {
       refuse(name, "has the wrong type");
     }
   }
-  int64_t size(const char* name, int64_t otherwise) const {
+  int64_t size(const char* name, int64_t otherwise, int64_t least = 1) const {
     const int64_t value = get<int64_t>(name, otherwise);
-    if (value < 1 || value > (1 << 20)) refuse(name, "must be between 1 and 1048576");
+    if (value < least || value > (1 << 20))
+      refuse(name, fmt::format("must be between {} and 1048576", least));
     return value;
   }
   double ratio(const char* name, double otherwise) const {
@@ -121,13 +122,14 @@ void read_vjepa2(const Keys& keys, PublishedConfig& c) {
   c.vit.qkv_bias = keys.get<bool>("qkv_bias", true);
   c.vit.positions = keys.get<std::string>("keiko_positions", "rope");
   c.predictor.width = keys.size("pred_hidden_size", 384);
-  c.predictor.depth = keys.size("pred_num_hidden_layers", 12);
+  c.predictor.depth = keys.size("pred_num_hidden_layers", 12, 0);
   c.predictor.heads = keys.size("pred_num_attention_heads", 12);
   c.predictor.mlp_ratio = keys.ratio("pred_mlp_ratio", 4);
   c.predictor.mask_tokens = keys.size("pred_num_mask_tokens", 10);
+  c.predictor.mask_token = keys.size("keiko_mask_token", 1, 0);
   if (c.predictor.width % c.predictor.heads != 0)
     keys.refuse("pred_hidden_size", "is not a multiple of pred_num_attention_heads");
-  c.pooler.depth = keys.size("num_pooler_layers", 3);
+  c.pooler.depth = keys.size("num_pooler_layers", 3, 0);
   c.pooler.heads = c.vit.heads;
   c.pooler.eps = c.vit.layer_norm_eps;
   c.pooler.tanh_gelu = c.vit.tanh_gelu;
@@ -147,12 +149,14 @@ PublishedConfig read_published_config(const json& config, const std::string& whe
       {"VideoMAEForVideoClassification", PublishedKind::kVideoMaeClassifier},
       {"VJEPA2Model", PublishedKind::kVJepa2},
       {"VJEPA2ForVideoClassification", PublishedKind::kVJepa2Classifier}};
+  // Heads that transformers does not have, such as probes: the encoder is what others know.
+  const bool is_keikos_own = architecture.rfind("Keiko", 0) == 0;
   PublishedConfig c;
   if (const auto found = kinds.find(architecture); found != kinds.end())
     c.kind = found->second;
-  else if (architecture.empty() && type == "videomae")
+  else if ((architecture.empty() || is_keikos_own) && type == "videomae")
     c.kind = PublishedKind::kVideoMae;
-  else if (architecture.empty() && type == "vjepa2")
+  else if ((architecture.empty() || is_keikos_own) && type == "vjepa2")
     c.kind = PublishedKind::kVJepa2;
   else
     fail(ErrorKind::kData,

@@ -1,7 +1,8 @@
 // The config.json of a published model: which model it is, and its sizes.
 //
 // Reads what transformers' VideoMAE and VJEPA2 configurations write, in any version; unknown keys
-// are ignored, as transformers does. Defaults are those of the transformers classes.
+// are ignored, as transformers does. Defaults are those of the transformers classes. A model of
+// Keiko's own that starts from one of theirs (a probe) is read as its bare encoder.
 
 #pragma once
 #include <nlohmann/json_fwd.hpp>
@@ -14,7 +15,7 @@
 namespace keiko::model {
 
 enum class PublishedKind {
-  kVideoMae,  // a bare encoder; its tensors may lack the prefix "videomae."
+  kVideoMae,  // a bare encoder; its tensors may lack the prefix "videomae." in the file
   kVideoMaePretraining,
   kVideoMaeClassifier,
   kVJepa2,  // encoder and predictor; its tensors may have the prefix "vjepa2."

@@ -1,7 +1,9 @@
 // safetensors files: u64 header length, JSON header, raw bytes. No pickle anywhere.
 
 #pragma once
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,41 @@ uint64_t write_safetensors(Env* env, const std::string& path,
                            const std::vector<NamedTensor>& tensors,
                            const std::map<std::string, std::string>& metadata = {});
 
+// What a file says of one tensor before its bytes are read.
+struct TensorEntry {
+  std::string name;
+  at::ScalarType dtype = at::kFloat;
+  std::vector<int64_t> shape;
+  int64_t offset = 0, size = 0;  // bytes; offset from the start of the file
+};
+
+// The same file from tensors that are made one by one, so that no more than one is in memory:
+// `make(i)` gives the tensor of `entries[i]` (name, dtype and shape count, the rest is ignored).
+// Throws Error(kInternal) when it gives another shape or dtype.
+uint64_t write_safetensors(Env* env, const std::string& path,
+                           const std::vector<TensorEntry>& entries,
+                           const std::function<at::Tensor(size_t)>& make,
+                           const std::map<std::string, std::string>& metadata = {});
+
+// A file whose header has been read; tensors are read one by one when asked for. Safe to use from
+// many threads at once.
+class SafetensorsReader {
+ public:
+  // Reads the header and checks every offset and size in it, and that no tensor is there twice.
+  // Throws Error(kData) naming what is wrong, Error(kIo).
+  SafetensorsReader(Env* env, const std::string& path);
+  const std::string& path() const { return file_->path(); }
+  const std::vector<TensorEntry>& entries() const { return entries_; }  // sorted by name
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  // `entry` is one of entries(). The tensor owns its memory.
+  at::Tensor read(const TensorEntry& entry) const;
+
+ private:
+  std::unique_ptr<ReadableFile> file_;
+  std::vector<TensorEntry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
 struct SafetensorsFile {
   std::vector<NamedTensor> tensors;  // own their memory
   std::map<std::string, std::string> metadata;
@@ -25,6 +62,9 @@ struct SafetensorsFile {
   at::Tensor get(const std::string& name) const;
   std::string path;
 };
+
+// "F32" and so on, as safetensors files call it. Throws Error(kInternal) for one they do not have.
+const char* dtype_name(at::ScalarType dtype);
 
 // Reads a whole file; every offset and size is checked. Throws Error(kData) naming what is wrong.
 SafetensorsFile read_safetensors(Env* env, const std::string& path);

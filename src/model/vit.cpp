@@ -57,6 +57,17 @@ void VitOptions::bind(config::Binder& b, Family family) {
   b.key("layer_norm_eps", layer_norm_eps, "of the blocks' norms").range(0, 1);
 }
 
+std::string size_name(const VitOptions& vit, Family family) {
+  for (const Size& size : kSizes) {
+    const bool is_giant = family == Family::kVJepa2 && std::string(size.name) == "giant";
+    if (vit.width == size.width && vit.depth == size.depth &&
+        vit.heads == (is_giant ? kVJepa2GiantHeads : size.heads) &&
+        vit.mlp_width() == int64_t(double(size.width) * size.mlp_ratio))
+      return size.name;
+  }
+  return "custom";
+}
+
 double mlp_ratio_of(int64_t mlp_width, int64_t width) {
   // Half a channel more, so that rounding down in mlp_width() finds the number again.
   const double exact = double(mlp_width) / double(width);
@@ -135,6 +146,19 @@ at::Tensor sinusoid_table(int64_t n, int64_t width, at::ScalarType dtype) {
       *out++ = j % 2 == 0 ? std::sin(angle) : std::cos(angle);
     }
   return table.to(at::kFloat).to(dtype);
+}
+
+at::Tensor interpolate_positions(const at::Tensor& table, const TokenGrid& from,
+                                 const TokenGrid& to) {
+  if (table.dim() != 3 || table.size(0) != 1 || table.size(1) != from.count())
+    fail(ErrorKind::kData, "the position table has {} rows, but {} times {}x{} tokens need {}",
+         table.dim() == 3 ? table.size(1) : 0, from.times, from.rows, from.columns, from.count());
+  const int64_t width = table.size(2);
+  const at::Tensor volume =
+      table.view({1, from.times, from.rows, from.columns, width}).permute({0, 4, 1, 2, 3});
+  return at::upsample_trilinear3d(volume.contiguous(), {to.times, to.rows, to.columns}, false)
+      .permute({0, 2, 3, 4, 1})
+      .reshape({1, to.count(), width});
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) const {

@@ -41,6 +41,9 @@ struct VitOptions {
   int64_t mlp_width() const { return int64_t(double(width) * mlp_ratio); }
 };
 
+// The name that `vit`'s width, depth, heads and MLP have as objective.model, or "custom".
+std::string size_name(const VitOptions& vit, Family family);
+
 // The mlp_ratio whose mlp_width() is exactly `mlp_width`.
 double mlp_ratio_of(int64_t mlp_width, int64_t width);
 
@@ -72,6 +75,12 @@ at::Tensor normalise_patches(const at::Tensor& patches, const TokenGrid& grid,
 // VideoMAE's table over the flattened token index: sin at even, cos at odd channels, angle
 // p / 10000^(2 floor(j/2) / D); computed in double, rounded once to float32. [1, n, width].
 at::Tensor sinusoid_table(int64_t n, int64_t width, at::ScalarType dtype);
+
+// Learned positions [1, N, D] of the clips of `from` for those of `to`: trilinear over time, row
+// and column between the tokens' centres, as torch.nn.functional.interpolate(mode="trilinear",
+// align_corners=False) has it. Throws Error(kData) when `table` does not have from.count() rows.
+at::Tensor interpolate_positions(const at::Tensor& table, const TokenGrid& from,
+                                 const TokenGrid& to);
 
 struct Linear {
   at::Tensor weight, bias;  // bias may be undefined

@@ -185,6 +185,7 @@ nlohmann::ordered_json vjepa2_config(const VitOptions& vit, const PredictorOptio
     c["pred_mlp_ratio"] = predictor->mlp_ratio;
     c["pred_num_mask_tokens"] = predictor->mask_tokens;
     c["pred_zero_init_mask_tokens"] = true;
+    c["keiko_mask_token"] = predictor->mask_token % predictor->mask_tokens;
   }
   if (pooler != nullptr) c["num_pooler_layers"] = pooler->depth;
   c["keiko_positions"] = vit.positions;

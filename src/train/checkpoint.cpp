@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/json_text.h"
 #include "base/log.h"
+#include "model/hugging_face.h"
 #include "model/safetensors.h"
 
 namespace keiko::train {
@@ -245,7 +246,7 @@ std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) 
 LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer) {
   LoadedCheckpoint loaded;
   loaded.folder = folder;
-  loaded.weights = model::read_safetensors(env, folder + "/model.safetensors").tensors;
+  loaded.weights = model::read_weights(env, folder);
   if (env->status(folder + "/ema.safetensors").exists)
     loaded.ema = model::read_safetensors(env, folder + "/ema.safetensors").tensors;
   if (!with_optimizer) return loaded;
@@ -261,10 +262,13 @@ LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_
 }
 
 std::string resolve_weights(Env* env, const std::string& path) {
-  if (env->status(path + "/model.safetensors").exists) return path;
+  if (model::holds_weights(env, path)) return path;
   if (const auto found = find_checkpoint(env, path + "/checkpoints")) return *found;
+  // Says what else is there, such as a pickle.
+  if (env->status(path + "/config.json").exists) model::StoredWeights(env, path);
   fail(ErrorKind::kUsage,
-       "{}: neither a run folder with a committed checkpoint nor a folder with model.safetensors",
+       "{}: neither a run folder with a committed checkpoint nor a folder with model.safetensors "
+       "(or its shards and model.safetensors.index.json)",
        path);
 }
 

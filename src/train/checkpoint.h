@@ -88,10 +88,13 @@ std::vector<std::string> list_checkpoints(Env* env, const std::string& folder);
 // reported by log and passed over. Nothing when there is none; Error(kData) when all are damaged.
 std::optional<std::string> find_checkpoint(Env* env, const std::string& folder);
 
-// Reads one checkpoint. Throws Error(kData) or Error(kIo) naming the file.
+// Reads one checkpoint; without the optimiser, any folder with weights that Hugging Face or Keiko
+// wrote (shards, half precision and both spellings of names included). Throws Error(kData) or
+// Error(kIo) naming the file.
 LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer);
 
-// RUN, RUN/checkpoints/step-N or any folder with model.safetensors -> the folder with the weights.
+// RUN, RUN/checkpoints/step-N or any folder with model.safetensors or its shards -> the folder with
+// the weights.
 // Throws Error(kUsage) saying what was looked for.
 std::string resolve_weights(Env* env, const std::string& path);
 
