@@ -29,6 +29,7 @@ void add_bench(CLI::App& app, Action& action) {
   bench->require_subcommand(1);
   add_bench_decode(*bench, action);
   add_bench_loader(*bench, action);
+  add_bench_step(*bench, action);
 }
 
 }  // namespace keiko::cli

@@ -1,0 +1,246 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/machine.h"
+#include "base/rng.h"
+#include "cli/bench.h"
+#include "config/tree.h"
+#include "objective/objective.h"
+#include "optim/adamw.h"
+#include "report/progress.h"
+#include "train/trainer.h"
+
+namespace keiko::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct StepBench {
+  std::string model = "videomae-s", dtype = "fp32", json;
+  int64_t batch = 4, frames = 16, side = 224, steps = 6, warmup = 2, threads = 0;
+};
+
+// The recipe's `objective` of every model that can be named here; sizes as published.
+struct NamedModel {
+  const char *name, *objective;
+};
+constexpr NamedModel kModels[] = {
+    {"videomae-s", "{name: videomae, model: small}"},
+    {"videomae-b", "{name: videomae, model: base}"},
+    {"videomae-l", "{name: videomae, model: large}"},
+    {"videomae-h",
+     "{name: videomae, model: custom, width: 1280, depth: 32, heads: 16, decoder_width: 640, "
+     "decoder_depth: 12, decoder_heads: 8}"},
+    {"classify-s", "{name: classification, model: small}"},
+    {"classify-b", "{name: classification, model: base}"},
+    {"classify-l", "{name: classification, model: large}"},
+};
+constexpr int64_t kClasses = 400;  // as many as Kinetics-400 has
+
+std::vector<std::string> model_names() {
+  std::vector<std::string> names;
+  for (const NamedModel& m : kModels) names.emplace_back(m.name);
+  return names;
+}
+
+std::unique_ptr<objective::Objective> make_named(const StepBench& o) {
+  const auto found = std::find_if(std::begin(kModels), std::end(kModels),
+                                  [&](const NamedModel& m) { return m.name == o.model; });
+  if (found == std::end(kModels)) fail(ErrorKind::kUsage, "--model {} is not known", o.model);
+  objective::ObjectiveChoice choice;
+  config::read_options(config::parse_yaml(found->objective, "bench step"), choice);
+  objective::ObjectiveContext context;
+  context.num_frames = o.frames;
+  context.size = o.side;
+  context.seed = 1;
+  for (int64_t i = 0; i < kClasses; ++i) context.class_names.push_back(fmt::format("class_{}", i));
+  return choice.options->make(context);
+}
+
+// Clips of noise: what they show makes no difference to the time of a step.
+objective::MicroBatch random_batch(const StepBench& o) {
+  objective::MicroBatch batch;
+  batch.video = at::empty({o.batch, 3, o.frames, o.side, o.side}, at::kByte);
+  batch.label = at::empty({o.batch}, at::kLong);
+  Rng rng(1, Stream::kSynth, 0);
+  auto* pixels = batch.video.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < batch.video.numel(); ++i) pixels[i] = uint8_t(rng.below(256));
+  for (int64_t i = 0; i < o.batch; ++i)
+    batch.label.data_ptr<int64_t>()[i] = int64_t(rng.below(kClasses));
+  batch.positions.resize(size_t(o.batch));
+  return batch;
+}
+
+// Seconds of the parts of a step, in the order they run.
+constexpr const char* kParts[] = {"zero_grad", "forward", "backward", "norm", "optimizer"};
+constexpr size_t kPartCount = std::size(kParts);
+
+struct StepTime {
+  double part[kPartCount] = {};
+  double loss = 0;  // mean over the batch
+  double total() const { return std::accumulate(std::begin(part), std::end(part), 0.0); }
+};
+
+// One training step on `batch`, as train/trainer.cpp does it with one rank and one micro-batch.
+StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
+                  objective::MicroBatch& batch, int64_t step, bool use_autocast) {
+  StepTime time;
+  double last = monotonic_s();
+  size_t next = 0;
+  const auto lap = [&] {
+    const double now = monotonic_s();
+    time.part[next++] = now - last;
+    last = now;
+  };
+  const int64_t clips = batch.video.size(0);
+  std::iota(batch.positions.begin(), batch.positions.end(), step * clips);
+  objective.parameters().zero_grad();
+  lap();
+  objective::LossSums sums;
+  {
+    const train::AutocastGuard autocast(use_autocast);
+    sums = objective.loss(batch, model::BlockRunner());
+  }
+  time.loss = sums.loss.item<double>() / double(clips);
+  lap();
+  sums.loss.backward();
+  lap();
+  optim::scale_gradients(objective.parameters(), 1.0 / double(clips));
+  (void)optim::gradient_norm(objective.parameters());
+  lap();
+  adamw.step(1.5e-4, step + 1);
+  lap();
+  return time;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return (values[middle] + values[values.size() - 1 - middle]) / 2;
+}
+
+void print_table(const ordered_json& j) {
+  using report::bytes_text;
+  const double batch = j["batch"].get<double>(), flops = j["flops_per_clip"].get<double>();
+  const double med = j["step_s"]["median"].get<double>();
+  const auto line = [](const std::string& name, const std::string& value) {
+    fmt::print("{:<24}{}\n", name, value);
+  };
+  line("model", fmt::format("{}, {} parameters", j["model"].get<std::string>(),
+                            report::count_text(j["parameters"].get<int64_t>())));
+  line("batch", fmt::format("{} clips of {} frames, {} pixels square", batch,
+                            j["frames"].get<int64_t>(), j["side"].get<int64_t>()));
+  line("computed with", fmt::format("{}, {} threads, torch {}", j["dtype"].get<std::string>(),
+                                    j["threads"].get<int>(), j["torch"].get<std::string>()));
+  line("a step", fmt::format("{:.3f} s median, {:.3f} s fastest, {:.3f} s slowest of {}", med,
+                             j["step_s"]["min"].get<double>(), j["step_s"]["max"].get<double>(),
+                             j["step_s"]["all"].size()));
+  for (const char* part : kParts) {
+    const double s = j["parts_s"][part].get<double>();
+    line(fmt::format("  {}", part), fmt::format("{:8.2f} ms {:5.1f}%", 1e3 * s, 100 * s / med));
+  }
+  line("clips a second", fmt::format("{:.3f}", j["clips_per_s"].get<double>()));
+  line("a clip", fmt::format("{:.1f} GFLOP, computed at {:.1f} GFLOP/s", flops / 1e9,
+                             flops * batch / med / 1e9));
+  line("most memory", bytes_text(j["peak_bytes"].get<double>()));
+  line("page faults a step", report::count_text(j["page_faults_per_step"].get<int64_t>()));
+  line("loss, first and last",
+       fmt::format("{:.6f} {:.6f}", j["loss"][0].get<double>(), j["loss"][1].get<double>()));
+}
+
+int bench_step(const StepBench& o) {
+  train::Recipe recipe;
+  recipe.train.threads = o.threads > 0 ? o.threads : usable_cores();
+  train::set_up_compute(recipe, {int(recipe.train.threads), 1});
+  const auto objective = make_named(o);
+  objective::MicroBatch batch = random_batch(o);
+  optim::OptimizerOptions options;
+  options.betas = {0.9, 0.95};
+  optim::AdamW adamw(objective->parameters(), options);
+
+  report::Progress progress("bench step");
+  std::vector<StepTime> times;
+  struct rusage before = {}, after = {};
+  for (int64_t step = 0; step <= o.warmup + o.steps; ++step) {
+    if (step == o.warmup + 1) ::getrusage(RUSAGE_SELF, &before);
+    times.push_back(run_step(*objective, adamw, batch, step, o.dtype == "bf16"));
+    progress.update(step + 1, o.warmup + o.steps + 1);
+  }
+  ::getrusage(RUSAGE_SELF, &after);
+  progress.finish("");
+
+  const double first_loss = times.front().loss, last_loss = times.back().loss;
+  times.erase(times.begin(), times.begin() + o.warmup + 1);
+  std::vector<double> all;
+  for (const StepTime& t : times) all.push_back(t.total());
+  ordered_json j = {{"model", o.model},
+                    {"batch", o.batch},
+                    {"frames", o.frames},
+                    {"side", o.side},
+                    {"device", "cpu"},
+                    {"dtype", o.dtype},
+                    {"compile", false},
+                    {"threads", at::get_num_threads()},
+                    {"torch", TORCH_VERSION},
+                    {"processor", processor_name()},
+                    {"parameters", objective->parameters().count()},
+                    {"flops_per_clip", objective->flops_per_clip()}};
+  j["step_s"] = {{"min", *std::min_element(all.begin(), all.end())},
+                 {"median", median(all)},
+                 {"max", *std::max_element(all.begin(), all.end())},
+                 {"all", all}};
+  for (size_t part = 0; part < kPartCount; ++part) {
+    std::vector<double> seconds;
+    for (const StepTime& t : times) seconds.push_back(t.part[part]);
+    j["parts_s"][kParts[part]] = median(seconds);
+  }
+  j["clips_per_s"] = double(o.batch) / median(all);
+  j["peak_bytes"] = int64_t(after.ru_maxrss) * 1024;
+  j["page_faults_per_step"] = (after.ru_minflt - before.ru_minflt) / o.steps;
+  j["loss"] = {first_loss, last_loss};
+  if (o.json.empty())
+    print_table(j);
+  else
+    write_figures(j, o.json == "-" ? "" : o.json);
+  return 0;
+}
+
+}  // namespace
+
+void add_bench_step(CLI::App& bench, Action& action) {
+  auto* c = bench.add_subcommand(
+      "step", "Seconds of a training step of a published model on random clips, part by part");
+  auto o = std::make_shared<StepBench>();
+  c->add_option("--model", o->model, "Which model")
+      ->check(CLI::IsMember(model_names()))
+      ->capture_default_str();
+  const auto count = [&](const char* name, int64_t& value, const char* what) {
+    c->add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  };
+  count("--batch", o->batch, "Clips of a step");
+  count("--frames", o->frames, "Frames of a clip");
+  count("--side", o->side, "Width and height, pixels");
+  count("--steps", o->steps, "Steps that are timed");
+  c->add_option("--warmup", o->warmup, "Steps before them, after the first one")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  c->add_option("--threads", o->threads, "Compute threads; 0 is one for each core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  c->add_option("--dtype", o->dtype, "fp32, or bf16: autocast, weights stay fp32")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  c->add_option("--json", o->json, "Write the figures to this file as JSON (- is stdout)");
+  c->callback([o, &action] { action = [o] { return bench_step(*o); }; });
+}
+
+}  // namespace keiko::cli
