@@ -170,3 +170,62 @@ def test_peers_take_turns_with_keiko(keiko_bin, keiko_env, tiny, tmp_path):
     for c in result["contestants"]:
         assert c["error"] is None and len(c["clips_per_s_by_round"]) == 2 and c["failed"] == 0
     assert result["summary"]["best"] == "pyav" and "| pyav |" in done.stdout
+
+
+STEP_FIELDS = {"model", "batch", "frames", "side", "device", "dtype", "compile", "threads", "torch", "parameters",
+               "flops_per_clip", "step_s", "clips_per_s", "peak_bytes", "loss"}
+
+
+@pytest.mark.parametrize("model", ["videomae-s", "classify-s"])
+def test_a_step_is_timed_part_by_part_and_its_work_counted(keiko, model):
+    shape = ["--model", model, "--batch", 2, "--frames", 4, "--side", 64, "--threads", 1]
+    figures = json.loads(keiko("-q", "bench", "step", *shape, "--steps", 3, "--warmup", 0, "--json", "-").stdout)
+    assert STEP_FIELDS <= set(figures)
+    assert len(figures["step_s"]["all"]) == 3 and 0 < figures["step_s"]["min"] <= figures["step_s"]["median"]
+    assert figures["clips_per_s"] == pytest.approx(2 / figures["step_s"]["median"])
+    parts = figures["parts_s"]
+    assert list(parts) == ["zero_grad", "forward", "backward", "norm", "optimizer"]
+    assert 0.5 * figures["step_s"]["min"] < sum(parts.values()) < 2 * figures["step_s"]["max"]
+    # The same algorithm in PyTorch: as many weights, and torch itself counts the operations.
+    own = subprocess.run([sys.executable, "-B", BENCH / "step_torch.py", *map(str, shape), "--steps", "1", "--warmup", "0"],
+                         capture_output=True, text=True, timeout=300)
+    assert own.returncode == 0, own.stderr
+    torch = json.loads(own.stdout)
+    assert STEP_FIELDS <= set(torch)
+    assert figures["parameters"] == torch["parameters"]
+    assert figures["flops_per_clip"] == pytest.approx(torch["flops_per_clip"], rel=0.05)
+    assert figures["loss"][0] == pytest.approx(torch["loss"][0], rel=0.3), "first weights of the same kind"
+
+
+def test_a_step_without_json_is_a_page_for_people(keiko):
+    page = keiko("-q", "bench", "step", "--batch", 1, "--frames", 2, "--side", 32, "--threads", 1, "--steps", 1).stdout
+    assert len(page.splitlines()) < 25 and "optimizer" in page and "GFLOP/s" in page and "{" not in page
+
+
+def test_step_ratios_are_taken_within_a_round():
+    step = module("step")
+
+    def ran(fastest, slowest, peak):
+        return {"step_s": {"min": fastest, "all": [slowest, fastest]}, "peak_bytes": peak, "flops_per_clip": 1,
+                "parameters": 1}
+
+    rounds = [{"keiko": ran(1.0, 1.5, 10), "eager": ran(2.0, 9.0, 30)},  # a quiet minute
+              {"keiko": ran(3.0, 3.5, 20), "eager": ran(4.0, 9.0, 10)}]  # a busy one
+    keiko, eager = step.summarise(rounds, ["keiko", "eager"])
+    assert keiko["step_s"] == {"min": 1.0, "median": 2.25, "max": 3.5} and keiko["peak_bytes"] == 20
+    assert eager["keiko_over_it_by_round"] == [0.5, 0.75] and eager["keiko_over_it"]["median"] == 0.625
+
+
+def test_keiko_takes_turns_with_pytorch(keiko_bin, keiko_env, tmp_path):
+    folder = os.environ.get("KEIKO_PEERS")
+    if not folder:
+        pytest.skip("KEIKO_PEERS IS NOT SET: the comparison of training steps with PyTorch is not tried in this run")
+    done = subprocess.run([sys.executable, "-B", BENCH / "step.py", "--keiko", keiko_bin, "--peers", folder, "--sides",
+                           "keiko", "eager", "own-eager", "--batch", "1", "--frames", "4", "--side", "64", "--threads", "1",
+                           "--rounds", "2", "--steps", "1", "--json", tmp_path / "x.json"],
+                          capture_output=True, text=True, env=keiko_env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert [row["side"] for row in result["sides"]] == ["keiko", "eager", "own-eager"] and len(result["runs"]) == 2
+    assert all(len(row["keiko_over_it_by_round"]) == 2 for row in result["sides"][1:])
+    assert "| plain PyTorch |" in done.stdout
