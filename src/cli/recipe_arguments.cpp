@@ -33,8 +33,10 @@ LoadedRecipe load(const RecipeArguments& arguments) {
 }
 
 data::Dataset open_dataset(const train::Recipe& r, bool evaluation) {
-  return data::Dataset(default_env(), evaluation ? r.eval.data : r.data, r.clip, r.augment,
-                       uint64_t(r.seed), evaluation ? 1 : r.loader.shuffle_block, r.eval.views);
+  data::Dataset dataset(default_env(), evaluation ? r.eval.data : r.data, r.clip, r.augment,
+                        uint64_t(r.seed), evaluation ? 1 : r.loader.shuffle_block, r.eval.views);
+  dataset.overfit(r.train.overfit);
+  return dataset;
 }
 
 std::optional<std::string> load_weights_of_run(objective::Objective& objective,

@@ -15,6 +15,7 @@ namespace {
 struct TrainArguments : RecipeArguments {
   std::vector<std::string> allowed;
   bool dry_run = false;
+  int64_t overfit = 0;
   std::string command_line;
 };
 
@@ -57,9 +58,15 @@ void add_train(CLI::App& app, Action& action) {
   c->add_option("--allow-change", o->allowed,
                 "Go on although this recipe key (or `data`) differs from the run's")
       ->type_name("KEY");
+  c->add_option(
+       "--overfit", o->overfit,
+       "Train on the first N samples alone, over and over: a model that cannot learn these "
+       "by heart has a bug (short for train.overfit=N)")
+      ->check(CLI::PositiveNumber);
   c->add_flag("--dry-run", o->dry_run, "Print what would be trained, and stop");
   c->callback([o, &action] {
     action = [o] {
+      if (o->overfit > 0) o->overrides.push_back(fmt::format("train.overfit={}", o->overfit));
       const LoadedRecipe loaded = load(*o);
       const int64_t group = train::group_of(loaded.recipe);
       if (o->dry_run) {

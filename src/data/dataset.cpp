@@ -154,7 +154,8 @@ void Dataset::plan_sample(uint64_t sample, bool training, ClipPlan& plan) const 
     plan_evaluation_clip(clip_, views_, seed_, shape, plan);
 }
 
-ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
+ClipPlan Dataset::training_clip(int64_t own_position, uint32_t attempt) const {
+  const int64_t position = overfit_ > 0 ? own_position % (overfit_ * group_size()) : own_position;
   const int64_t group = position / group_size();
   const OrderPlace place = order_.at(uint64_t(group));
   ClipPlan plan;
@@ -168,6 +169,7 @@ ClipPlan Dataset::training_clip(int64_t position, uint32_t attempt) const {
     sample = Rng(seed_, Stream::kOrder, uint64_t(group * group_size()), attempt << 16)
                  .below(sets_[place.data_set].sample_count());
   plan_sample(sample, true, plan);
+  plan.position = own_position;
   return plan;
 }
 

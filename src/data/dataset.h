@@ -36,6 +36,10 @@ class Dataset {
   // (g + 1) * R) with R = group_size(), are views of the same frames. `attempt` > 0 gives its
   // replacements, other items by (seed, first position of the group, attempt).
   ClipPlan training_clip(int64_t position, uint32_t attempt = 0) const;
+  // Shows the first `samples` samples of the stream over and over (0: the whole stream): position p
+  // shows what p modulo samples * group_size() shows, with the same crop and augmentation, but
+  // keeps its own number, from which masks are drawn. Call before the first training_clip().
+  void overfit(int64_t samples) { overfit_ = samples; }
   // A view, one of views().count(), of a sample of evaluation, one of sample_count(); indices run
   // over all sources, one after another. Throws Error(kInternal) for another index or view.
   ClipPlan evaluation_clip(int64_t index, int64_t view = 0) const;
@@ -93,7 +97,8 @@ class Dataset {
   AugmentOptions augment_;
   ViewOptions views_;
   uint64_t seed_;
-  Order order_;  // over groups
+  int64_t overfit_ = 0;  // samples; 0: all
+  Order order_;          // over groups
 };
 
 }  // namespace keiko::data

@@ -51,11 +51,11 @@ at::Tensor AttentivePooler::forward(const at::Tensor& tokens, const BlockRunner&
   at::Tensor x = tokens;
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
-        first_block_ + int(i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); },
-        x);
+        first_block_ + int(i),
+        [this, i](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); }, x);
   return runner.run(
       last_block(),
-      [&](const at::Tensor& in) {
+      [this](const at::Tensor& in) {
         const int64_t b = in.size(0), n = in.size(1), d = in.size(2);
         const at::Tensor query = query_.to(in.scalar_type()).expand({b, 1, d});
         const auto split = [&](const at::Tensor& y) {

@@ -15,6 +15,8 @@ class BlockRunner {
   using Forward = std::function<at::Tensor(const at::Tensor&)>;
   virtual ~BlockRunner() = default;
   // Runs block `index` (its number in Parameters' buffers) on `input` and returns its output.
+  // `forward` may be kept and called again in the backward pass: it must own what it captures,
+  // apart from the model.
   virtual at::Tensor run(int index, const Forward& forward, const at::Tensor& input) const {
     (void)index;
     return forward(input);

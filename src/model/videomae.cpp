@@ -54,7 +54,7 @@ at::Tensor VideoMaeEncoder::forward(const at::Tensor& patches, const at::Tensor&
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         int(1 + i),
-        [&](const at::Tensor& in) {
+        [this, i, keep](const at::Tensor& in) {
           return blocks_[i].forward(in, keep_of_block(keep, int64_t(i)), {});
         },
         x);
@@ -95,8 +95,8 @@ at::Tensor VideoMaePretraining::forward(const at::Tensor& patches, const at::Ten
   at::Tensor x = at::cat({seen, hidden.to(seen.scalar_type())}, 1);
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
-        first_block_ + int(i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); },
-        x);
+        first_block_ + int(i),
+        [this, i](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); }, x);
   return head_.forward(norm_.forward(x.narrow(1, k, m)));
 }
 

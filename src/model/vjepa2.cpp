@@ -54,7 +54,7 @@ at::Tensor VJepa2Encoder::forward(const at::Tensor& patches, const at::Tensor& i
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         int(1 + i),
-        [&](const at::Tensor& in) {
+        [this, i, keep, rotation](const at::Tensor& in) {
           return blocks_[i].forward(in, keep_of_block(keep, int64_t(i)), rotation);
         },
         x);
@@ -71,7 +71,9 @@ std::vector<at::Tensor> VJepa2Encoder::forward_layers(const at::Tensor& patches,
   std::vector<at::Tensor> out;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     x = runner.run(
-        int(1 + i), [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); }, x);
+        int(1 + i),
+        [this, i, rotation](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); },
+        x);
     if (std::find(layers.begin(), layers.end(), int64_t(i)) != layers.end())
       out.push_back(norm_.forward(x));
   }
@@ -118,7 +120,8 @@ VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         first_block_ + int(i),
-        [&](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); }, x);
+        [this, i, rotation](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); },
+        x);
   if (!context_proj.weight.defined()) return {proj_.forward(norm_.forward(x.narrow(1, k, m))), {}};
   const at::Tensor all = norm_.forward(x);
   return {proj_.forward(all.narrow(1, k, m)), context_proj.forward(all.narrow(1, 0, k))};

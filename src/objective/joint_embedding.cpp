@@ -53,6 +53,14 @@ class JointEmbedding : public Objective {
   // encoder collapses.
   std::vector<std::string> metric_names() const override { return {"target_loss", "token_std"}; }
 
+  std::string alarm(const std::vector<double>& metrics) const override {
+    if (metrics[1] > kCollapsed) return "";
+    return fmt::format(
+        "token_std = {:.4g}: the encoder says nearly the same of every token (collapse); lower "
+        "optimizer.base_lr, or raise objective.ema or optimizer.warmup_steps",
+        metrics[1]);
+  }
+
   void after_step(int64_t steps) override {
     const double share =
         context_.steps > 1 ? std::min(1.0, double(steps - 1) / double(context_.steps - 1)) : 0.0;
@@ -182,6 +190,9 @@ class JointEmbedding : public Objective {
 
  private:
   static constexpr int64_t kFixedColumns = 5;
+  // Target tokens have unit variance over channels: their standard deviation over a clip's tokens
+  // is near 1 where they differ.
+  static constexpr double kCollapsed = 0.05;
   struct Losses {
     at::Tensor all, target;  // [b]: what is learned from, and the targets' part of it
   };

@@ -57,6 +57,12 @@ class Objective {
   // Names of LossSums::metrics, logged beside the loss.
   virtual std::vector<std::string> metric_names() const { return {}; }
 
+  // A warning about a step's metrics (means over the batch, in the order of metric_names()), or "".
+  virtual std::string alarm(const std::vector<double>& metrics) const {
+    (void)metrics;
+    return "";
+  }
+
   // One row of numbers per clip, float64 [b, evaluation_columns().size()], without a graph.
   virtual std::vector<std::string> evaluation_columns() const = 0;
   virtual at::Tensor evaluate(const MicroBatch& batch) = 0;

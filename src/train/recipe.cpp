@@ -15,6 +15,19 @@ void TrainOptions::bind(config::Binder& b) {
   b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective")
       .range(10, 86400)
       .free();
+  b.key("activation_checkpointing", activation_checkpointing,
+        "compute blocks again in the backward pass instead of keeping their activations")
+      .free();
+  b.key("overfit", overfit, "train on the first n samples alone, over and over; 0 is on all")
+      .at_least(0);
+}
+
+void DebugOptions::bind(config::Binder& b) {
+  b.key("anomaly", anomaly, "name the operation whose gradient is NaN; slow").free();
+  b.key("norms_every", norms_every,
+        "steps between lines of gradient and activation norms; 0 is none")
+      .at_least(0)
+      .free();
 }
 
 void CheckpointOptions::bind(config::Binder& b) {
@@ -62,6 +75,8 @@ void Recipe::bind(config::Binder& b) {
   b.choice("precision", precision, {"auto", "fp32", "bf16", "float64"},
            "auto is bf16 where the processor is fast at it, else fp32");
   b.group("train", train);
+  b.group("guard", guard);
+  b.group("debug", debug);
   b.group("loader", loader);
   b.group("checkpoint", checkpoint);
   b.group("eval", eval);

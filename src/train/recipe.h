@@ -10,6 +10,7 @@
 #include "data/loader.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
+#include "train/step_guard.h"
 
 namespace keiko::train {
 
@@ -17,6 +18,16 @@ struct TrainOptions {
   int64_t threads = 0;        // compute threads a rank; 0: the cores that decoding leaves
   bool deterministic = true;  // refuse kernels whose result depends on timing
   int64_t timeout_s = 1800;   // longest wait for the slowest rank at one collective
+  bool activation_checkpointing = false;  // compute blocks again instead of keeping activations
+  int64_t overfit = 0;  // train on the first n samples alone, over and over; 0: on all
+
+  void bind(config::Binder& b);
+};
+
+// For finding out what goes wrong; nothing here changes what is computed.
+struct DebugOptions {
+  bool anomaly = false;     // autograd names the operation whose gradient is NaN; slow
+  int64_t norms_every = 0;  // steps between lines of gradient and activation norms; 0: none
 
   void bind(config::Binder& b);
 };
@@ -62,6 +73,8 @@ struct Recipe {
   optim::OptimizerOptions optimizer;
   std::string precision = "auto";
   TrainOptions train;
+  GuardOptions guard;
+  DebugOptions debug;
   data::LoaderOptions loader;
   CheckpointOptions checkpoint;
   EvalOptions eval;

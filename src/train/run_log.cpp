@@ -129,6 +129,28 @@ void RunLog::write_evaluation(int64_t step, const ordered_json& summary, double 
   clock_s_ += seconds;  // evaluation is not training: leave it out of the rates
 }
 
+void RunLog::write_norms(int64_t step, const std::vector<std::pair<std::string, double>>& norms) {
+  ordered_json json = {
+      {"kind", "event"}, {"event", "norms"}, {"step", step}, {"time", unix_time_s()}};
+  std::vector<std::pair<std::string, double>> scalars;
+  for (const auto& [name, value] : norms) {
+    json[name] = value;
+    scalars.emplace_back("norms/" + name, value);
+  }
+  metrics_->write(json);
+  tensorboard_->write(step, scalars);
+}
+
+void RunLog::write_warning(int64_t step, const std::string& event, const std::string& text) {
+  metrics_->write({{"kind", "event"},
+                   {"event", event},
+                   {"step", step},
+                   {"time", unix_time_s()},
+                   {"message", text}});
+  if (report::Progress::on_terminal()) progress_->finish("");
+  spdlog::warn("step {}: {}", step, text);
+}
+
 void RunLog::write_sample(int64_t step, const data::ClipPlan& plan) {
   ordered_json line = {{"step", step},
                        {"position", plan.position},

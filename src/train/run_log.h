@@ -35,6 +35,10 @@ class RunLog {
   // Every step goes into the averages; a line is written every `every` steps and at the last.
   void write_step(int64_t step, const StepFigures& figures, int64_t every);
   void write_evaluation(int64_t step, const nlohmann::ordered_json& summary, double seconds);
+  // A line of kind "event" with the norms by name ("grad/block03.decay", "activation/block03").
+  void write_norms(int64_t step, const std::vector<std::pair<std::string, double>>& norms);
+  // A line of kind "event", and a warning on the terminal and in log.txt.
+  void write_warning(int64_t step, const std::string& event, const std::string& text);
   void write_sample(int64_t step, const data::ClipPlan& plan);
   // `bad`: an array of objects, as quarantine.jsonl holds them.
   void write_quarantine(const nlohmann::ordered_json& bad);

@@ -1,9 +1,6 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
-#include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
 #include <torch/headeronly/version.h>
 
@@ -16,6 +13,7 @@
 #include "base/machine.h"
 #include "data/overlap.h"
 #include "dist/gradient_reducer.h"
+#include "model/runners.h"
 #include "optim/schedule.h"
 #include "train/batch_cut.h"
 #include "train/checkpoint.h"
@@ -51,7 +49,10 @@ class Run {
   objective::Weights first_weights(const std::string& source) const;
   void calibrate();
   StepSums run_micro_batches(data::Batch& batch);
-  double update(int64_t step);
+  double reduce_gradients();
+  bool may_update(double loss, double grad_norm);
+  void update(double grad_norm);
+  void watch(const StepFigures& figures);
   void record_samples(const data::Batch& batch);
   void quarantine(const data::Batch& batch, int64_t total);
   void save(bool wait);
@@ -72,6 +73,10 @@ class Run {
   int64_t steps_ = 0;
   int64_t step_ = 0;  // completed updates
   int64_t bad_samples_ = 0;
+  StepGuard guard_;
+  bool watches_norms_ = false;  // in this step
+  int64_t last_alarm_ = -1;     // step; -1: none is on
+  std::vector<std::pair<std::string, double>> norms_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   std::unique_ptr<RunLog> log_;
   nlohmann::json restored_state_;
@@ -85,7 +90,9 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       communicator_(*context.communicator),
       threads_(share_threads(recipe, context.launch, usable_cores())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
-               recipe.loader.shuffle_block) {
+               recipe.loader.shuffle_block),
+      guard_(recipe.guard) {
+  dataset_.overfit(recipe.train.overfit);
   set_up_compute(recipe, threads_);
   use_autocast_ = resolve_precision(recipe) == "bf16";
   if (!recipe.eval.data.empty()) {
@@ -178,6 +185,7 @@ void Run::resume() {
   restored_state_ = loaded.state;
   step_ = loaded.state.at("step");
   bad_samples_ = loaded.state.value("bad_samples", int64_t{0});
+  if (loaded.state.contains("guard")) guard_.restore(loaded.state["guard"]);
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
   // What bit-exact resume depends on besides the recipe.
@@ -224,7 +232,10 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   const int64_t clips = int64_t(batch.clips.size());
   const int64_t micro = micro_batch_of(recipe_, clips, group_of(recipe_));
   const size_t metric_count = objective_->metric_names().size();
-  const model::BlockRunner runner;
+  const model::BlockRunner straight;
+  const model::CheckpointingRunner checkpointing;
+  const model::BlockRunner& runner =
+      recipe_.train.activation_checkpointing ? checkpointing : straight;
   double loss = 0;
   at::Tensor metrics = at::zeros({int64_t(metric_count)}, at::kDouble);
   // A rank short of clips runs fewer micro-batches: no collective happens inside them, so the
@@ -237,7 +248,15 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
     objective::LossSums sums;
     {
       const AutocastGuard autocast(use_autocast_);
-      sums = objective_->loss(view, runner);
+      if (watches_norms_ && first == 0) {  // of rank 0's first micro-batch
+        const model::WatchingRunner watching(runner);
+        sums = objective_->loss(view, watching);
+        for (const auto& [block, rms] : watching.seen())
+          norms_.emplace_back(fmt::format("activation/{:02}.block{:02}", norms_.size(), block),
+                              rms);
+      } else {
+        sums = objective_->loss(view, runner);
+      }
     }
     sums.loss.backward();
     loss += sums.loss.item<double>();
@@ -266,25 +285,59 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
   return sums;
 }
 
-// Sums gradients over ranks, averages, clips, steps. Returns the gradient norm before clipping.
-double Run::update(int64_t step) {
+// Sums gradients over ranks and averages them over the batch. Returns their norm.
+double Run::reduce_gradients() {
   auto& parameters = objective_->parameters();
   dist::reduce_gradients(communicator_, parameters);
   optim::scale_gradients(parameters, 1.0 / double(recipe_.batch_size));
-  const double norm = optim::gradient_norm(parameters);
-  if (!std::isfinite(
-          norm))  // all ranks see the same norm, so all stop here, before the weights change
+  if (watches_norms_)
+    for (const auto& buffer : parameters.buffers())
+      norms_.emplace_back("grad/" + buffer.name, buffer.grad.norm().item<double>());
+  return optim::gradient_norm(parameters);
+}
+
+// All ranks see the same numbers, so all skip or stop here, before the weights change.
+bool Run::may_update(double loss, double grad_norm) {
+  const StepGuard::Judgement judgement = guard_.judge(loss, grad_norm);
+  if (judgement.verdict == StepGuard::Verdict::kGood) return true;
+  const std::string look = fmt::format("look at its samples with `keiko preview {} --step {}`",
+                                       context_.run_folder, step_);
+  if (judgement.verdict == StepGuard::Verdict::kStop)
     fail(ErrorKind::kData,
-         "the gradient norm of step {} is {}; start again with a lower optimizer.base_lr or "
-         "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last "
-         "checkpoint",
-         step, norm);
+         "step {}: {}; {}. To go on from the last checkpoint, lower optimizer.base_lr or "
+         "optimizer.clip_grad with --allow-change=optimizer, or set guard.nonfinite=skip",
+         step_, judgement.reason, look);
+  const bool skips = judgement.verdict == StepGuard::Verdict::kSkip;
+  if (is_first())
+    log_->write_warning(step_, skips ? "skipped_step" : "spike",
+                        fmt::format("{}; {}{}", judgement.reason,
+                                    skips ? "the weights stay as they are; " : "", look));
+  return !skips;
+}
+
+// Clips and steps.
+void Run::update(double grad_norm) {
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
-    optim::scale_gradients(parameters, std::min(1.0, recipe_.optimizer.clip_grad / (norm + 1e-6)));
-  optimizer_->step(optim::lr_at(schedule_, step), recipe_.optimizer.weight_decay_at(step, steps_),
-                   step + 1);
-  objective_->after_step(step + 1);
-  return norm;
+    optim::scale_gradients(objective_->parameters(),
+                           std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
+  optimizer_->step(optim::lr_at(schedule_, step_), recipe_.optimizer.weight_decay_at(step_, steps_),
+                   step_ + 1);
+  objective_->after_step(step_ + 1);
+}
+
+// What the step's figures and norms say to those who watch.
+void Run::watch(const StepFigures& figures) {
+  if (!is_first()) return;
+  if (watches_norms_) log_->write_norms(step_, norms_);
+  std::vector<double> metrics;
+  for (const auto& [name, value] : figures.metrics) metrics.push_back(value);
+  const std::string alarm = objective_->alarm(metrics);
+  // Once when it begins, and again every thousand steps.
+  if (!alarm.empty() && (last_alarm_ < 0 || step_ >= last_alarm_ + 1000)) {
+    log_->write_warning(step_, "alarm", alarm);
+    last_alarm_ = step_;
+  }
+  if (alarm.empty()) last_alarm_ = -1;
 }
 
 void Run::record_samples(const data::Batch& batch) {
@@ -341,6 +394,7 @@ void Run::save(bool wait) {
     content.state["recipe_hash"] = hex64(defining_hash(recipe_));
     content.state["data_hash"] = hex64(dataset_.hash());
     content.state["bad_samples"] = bad_samples_;
+    content.state["guard"] = guard_.state();
     content.state["threads"] = threads_.compute;
     content.state["precision"] = resolve_precision(recipe_);
     content.state["processor"] = processor_name();
@@ -403,22 +457,20 @@ TrainResult Run::go() {
     figures.data_wait_s = monotonic_s() - start;
     record_samples(batch);
     objective_->parameters().zero_grad();
+    watches_norms_ = recipe_.debug.norms_every > 0 && step_ % recipe_.debug.norms_every == 0;
+    norms_.clear();
     const StepSums sums = run_micro_batches(batch);
     quarantine(batch, sums.bad);
     figures.loss = sums.loss / double(recipe_.batch_size);
-    if (!std::isfinite(figures.loss))
-      fail(ErrorKind::kData,
-           "the loss of step {} is {}; start again with a lower optimizer.base_lr or "
-           "optimizer.clip_grad and --allow-change=optimizer: the run goes on from its last "
-           "checkpoint",
-           step_, figures.loss);
     figures.lr = optim::lr_at(schedule_, step_);
     const double before_update = monotonic_s();
-    figures.grad_norm = update(step_);
+    figures.grad_norm = reduce_gradients();
+    if (may_update(figures.loss, figures.grad_norm)) update(figures.grad_norm);
     figures.update_s = monotonic_s() - before_update;
     for (size_t i = 0; i < sums.metrics.size(); ++i)
       figures.metrics.emplace_back(objective_->metric_names()[i],
                                    sums.metrics[i] / double(recipe_.batch_size));
+    watch(figures);
     figures.step_s = monotonic_s() - start;
     figures.position = (step_ + 1) * recipe_.batch_size;
     figures.epoch = double(figures.position) / double(dataset_.epoch_size());
@@ -451,40 +503,6 @@ TrainResult Run::go() {
 }
 
 }  // namespace
-
-ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
-  const int mine = std::max(1, cores / int(launch.local_world_size));
-  ThreadShare share;
-  share.compute = int(recipe.train.threads);
-  share.decode = int(recipe.loader.threads);
-  if (share.decode == 0)
-    share.decode = share.compute > 0 ? std::max(1, mine - share.compute) : std::max(1, mine / 4);
-  if (share.compute == 0) share.compute = std::max(1, mine - share.decode);
-  return share;
-}
-
-void set_up_compute(const Recipe& recipe, const ThreadShare& threads) {
-  at::set_num_threads(threads.compute);
-  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
-}
-
-AutocastGuard::AutocastGuard(bool on) : on_(on) {
-  if (!on_) return;
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-  at::autocast::increment_nesting();
-}
-
-AutocastGuard::~AutocastGuard() {
-  if (!on_) return;
-  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(at::kCPU, false);
-}
-
-std::string resolve_precision(const Recipe& recipe) {
-  if (recipe.precision != "auto") return recipe.precision;
-  return processor_has_fast_bf16() ? "bf16" : "fp32";
-}
 
 std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
                                                      const data::Dataset& dataset, int64_t steps) {

@@ -9,6 +9,7 @@
 #include "base/env.h"
 #include "data/loader.h"
 #include "dist/communicator.h"
+#include "train/compute.h"
 #include "train/recipe.h"
 
 namespace keiko::train {
@@ -28,31 +29,6 @@ struct TrainResult {
   bool is_preempted = false;          // stopped by a signal, after saving
   nlohmann::ordered_json evaluation;  // the last one; null when the recipe has none
 };
-
-// Threads of this rank: compute and decode together stay within the cores it may use.
-struct ThreadShare {
-  int compute = 1, decode = 1;
-};
-ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
-
-// Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
-// tensor work; process-wide.
-void set_up_compute(const Recipe& recipe, const ThreadShare& threads);
-
-// bf16 autocast on this thread while it lives; nothing when `on` is false.
-class AutocastGuard {
- public:
-  explicit AutocastGuard(bool on);
-  ~AutocastGuard();
-  AutocastGuard(const AutocastGuard&) = delete;
-  AutocastGuard& operator=(const AutocastGuard&) = delete;
-
- private:
-  bool on_;
-};
-
-// "fp32", "bf16" or "float64" for this machine.
-std::string resolve_precision(const Recipe& recipe);
 
 // Trains until `steps`, resuming from the run folder's newest good checkpoint when there is one.
 // All ranks call it with equal recipes. Throws Error: kUsage (recipe, run folder), kData, kIo,

@@ -1,0 +1,37 @@
+// What can be put around the blocks of a model: activation checkpointing, and a look at their
+// outputs.
+
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/block_runner.h"
+
+namespace keiko::model {
+
+// Activation checkpointing (Chen et al. 2016): a block keeps its input alone and is computed again
+// when its gradient is wanted. Gradients are the same to the bit: the same kernels on the same
+// numbers, under the same autocast. Memory for depth blocks falls to one block's activations and
+// depth inputs; the cost is one more forward pass. A block whose input needs no gradient runs
+// straight through.
+class CheckpointingRunner : public BlockRunner {
+ public:
+  at::Tensor run(int index, const Forward& forward, const at::Tensor& input) const override;
+};
+
+// Notes the root mean square of every block's output, in the order they ran. Not thread-safe.
+class WatchingRunner : public BlockRunner {
+ public:
+  // `inner` runs the blocks; not owned.
+  explicit WatchingRunner(const BlockRunner& inner) : inner_(inner) {}
+  at::Tensor run(int index, const Forward& forward, const at::Tensor& input) const override;
+  // (number of the block, root mean square).
+  const std::vector<std::pair<int, double>>& seen() const { return seen_; }
+
+ private:
+  const BlockRunner& inner_;
+  mutable std::vector<std::pair<int, double>> seen_;
+};
+
+}  // namespace keiko::model

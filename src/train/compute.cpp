@@ -1,0 +1,49 @@
+#include "train/compute.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+
+#include <algorithm>
+
+#include "base/machine.h"
+
+namespace keiko::train {
+
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
+  const int mine = std::max(1, cores / int(launch.local_world_size));
+  ThreadShare share;
+  share.compute = int(recipe.train.threads);
+  share.decode = int(recipe.loader.threads);
+  if (share.decode == 0)
+    share.decode = share.compute > 0 ? std::max(1, mine - share.compute) : std::max(1, mine / 4);
+  if (share.compute == 0) share.compute = std::max(1, mine - share.decode);
+  return share;
+}
+
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads) {
+  at::set_num_threads(threads.compute);
+  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
+  torch::autograd::AnomalyMode::set_enabled(recipe.debug.anomaly);
+}
+
+AutocastGuard::AutocastGuard(bool on) : on_(on) {
+  if (!on_) return;
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  at::autocast::increment_nesting();
+}
+
+AutocastGuard::~AutocastGuard() {
+  if (!on_) return;
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+}
+
+std::string resolve_precision(const Recipe& recipe) {
+  if (recipe.precision != "auto") return recipe.precision;
+  return processor_has_fast_bf16() ? "bf16" : "fp32";
+}
+
+}  // namespace keiko::train

@@ -1,0 +1,36 @@
+// How this process computes: threads, precision, and kernels that do not depend on timing.
+
+#pragma once
+#include <string>
+
+#include "dist/launch.h"
+#include "train/recipe.h"
+
+namespace keiko::train {
+
+// Threads of this rank: compute and decode together stay within the cores it may use.
+struct ThreadShare {
+  int compute = 1, decode = 1;
+};
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
+
+// Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
+// tensor work; process-wide.
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads);
+
+// bf16 autocast on this thread while it lives; nothing when `on` is false.
+class AutocastGuard {
+ public:
+  explicit AutocastGuard(bool on);
+  ~AutocastGuard();
+  AutocastGuard(const AutocastGuard&) = delete;
+  AutocastGuard& operator=(const AutocastGuard&) = delete;
+
+ private:
+  bool on_;
+};
+
+// "fp32", "bf16" or "float64" for this machine.
+std::string resolve_precision(const Recipe& recipe);
+
+}  // namespace keiko::train
