@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "model/attention.h"
+
 namespace keiko::model {
 
 AttentivePooler::AttentivePooler(Parameters& parameters, const std::string& prefix, int first_block,
@@ -58,15 +60,9 @@ at::Tensor AttentivePooler::forward(const at::Tensor& tokens, const BlockRunner&
       [this](const at::Tensor& in) {
         const int64_t b = in.size(0), n = in.size(1), d = in.size(2);
         const at::Tensor query = query_.to(in.scalar_type()).expand({b, 1, d});
-        const auto split = [&](const at::Tensor& y) {
-          return y.view({b, y.size(1), heads_, d / heads_}).transpose(1, 2);
-        };
-        const at::Tensor kv = kv_.forward(before_.forward(in)).view({b, n, 2, d});
-        const at::Tensor attended =
-            at::scaled_dot_product_attention(split(q_.forward(query)), split(kv.select(2, 0)),
-                                             split(kv.select(2, 1)))
-                .transpose(1, 2)
-                .reshape({b, 1, d});
+        const at::Tensor kv = kv_.forward(before_.forward(in)).view({b, n, 2, heads_, d / heads_});
+        const at::Tensor attended = attend(q_.forward(query).view({b, 1, heads_, d / heads_}),
+                                           kv.select(2, 0), kv.select(2, 1));
         const at::Tensor y = query + attended;
         return (y + mlp(fc1_, fc2_, tanh_gelu_, after_.forward(y))).select(1, 0);
       },

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/attention.h"
+
 namespace keiko::model {
 
 const BlockNames kVideoMaeNames = {".layernorm_before",
@@ -56,13 +58,16 @@ at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep,
   const at::Tensor normed = before.forward(x);
   const at::Tensor qkv =
       (bias.defined() ? at::linear(normed, qkv_weight, bias) : at::linear(normed, qkv_weight))
-          .view({b, n, 3, heads, d / heads})
-          .permute({2, 0, 3, 1, 4});  // [3, B, heads, N, D / heads]
-  const at::Tensor attended =
-      at::scaled_dot_product_attention(rotate(qkv.select(0, 0), rotation),
-                                       rotate(qkv.select(0, 1), rotation), qkv.select(0, 2))
-          .transpose(1, 2)
-          .reshape({b, n, d});
+          .view({b, n, 3, heads, d / heads});
+  at::Tensor attended;
+  if (rotation.cos.defined()) {
+    const auto rotated = [&](int64_t part) {
+      return rotate(qkv.select(2, part).transpose(1, 2), rotation).transpose(1, 2);
+    };
+    attended = attend(rotated(0), rotated(1), qkv.select(2, 2));
+  } else {
+    attended = attend(qkv);
+  }
   const at::Tensor y = x + branch(out.forward(attended), 0);
   return y + branch(mlp(fc1, fc2, tanh_gelu, after.forward(y)), 1);
 }
