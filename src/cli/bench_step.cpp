@@ -37,12 +37,12 @@ constexpr NamedModel kModels[] = {
     {"videomae-s", "{name: videomae, model: small}"},
     {"videomae-b", "{name: videomae, model: base}"},
     {"videomae-l", "{name: videomae, model: large}"},
-    {"videomae-h",
-     "{name: videomae, model: custom, width: 1280, depth: 32, heads: 16, decoder_width: 640, "
-     "decoder_depth: 12, decoder_heads: 8}"},
+    {"videomae-h", "{name: videomae, model: huge}"},
     {"classify-s", "{name: classification, model: small}"},
     {"classify-b", "{name: classification, model: base}"},
     {"classify-l", "{name: classification, model: large}"},
+    {"vjepa-l", "{name: vjepa2, model: large}"},
+    {"vjepa-h", "{name: vjepa2, model: huge}"},
 };
 constexpr int64_t kClasses = 400;  // as many as Kinetics-400 has
 
@@ -62,6 +62,7 @@ std::unique_ptr<objective::Objective> make_named(const StepBench& o) {
   context.num_frames = o.frames;
   context.size = o.side;
   context.seed = 1;
+  context.steps = o.warmup + o.steps + 1;
   for (int64_t i = 0; i < kClasses; ++i) context.class_names.push_back(fmt::format("class_{}", i));
   return choice.options->make(context);
 }
@@ -103,6 +104,9 @@ StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
   };
   const int64_t clips = batch.video.size(0);
   std::iota(batch.positions.begin(), batch.positions.end(), step * clips);
+  batch.step = step;
+  batch.batch_first = step * clips;
+  batch.batch_last = (step + 1) * clips;
   objective.parameters().zero_grad();
   lap();
   objective::LossSums sums;
@@ -117,7 +121,8 @@ StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
   optim::scale_gradients(objective.parameters(), 1.0 / double(clips));
   (void)optim::gradient_norm(objective.parameters());
   lap();
-  adamw.step(1.5e-4, step + 1);
+  adamw.step(1.5e-4, 0.05, step + 1);
+  objective.after_step(step + 1);
   lap();
   return time;
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/patches.h"
 
 namespace keiko::objective {
 namespace {
@@ -38,11 +39,15 @@ class MaskedAutoencoding : public Objective {
     const Split split = options_.decoder_mask.ratio > 0 && batch.is_training()
                             ? split_for_decoder(batch.positions)
                             : split_tokens(batch.positions);
-    const at::Tensor patches = model::patchify(batch.video, grid_);
-    const at::Tensor predicted = predict(patches, split, runner), wanted = target(patches, split);
-    if (!split.counted.defined()) return {clip_losses(predicted, wanted).sum(), {}};
-    const at::Tensor by_token = (predicted - wanted).square().mean(2) * split.counted;
-    return {(by_token.sum(1) / split.counted.sum(1)).sum(), {}};
+    const at::Tensor predicted =
+        model_
+            .forward(model::take_patches(batch.video, split.visible, grid_, parameters_.dtype()),
+                     split.visible, split.masked, runner)
+            .to(parameters_.dtype());
+    const at::Tensor errors =
+        model::target_errors(predicted, batch.video, split.masked, grid_, target_unit());
+    if (!split.counted.defined()) return {errors.mean(1).sum(), {}};
+    return {((errors * split.counted).sum(1) / split.counted.sum(1)).sum(), {}};
   }
 
   // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what
@@ -211,6 +216,11 @@ class MaskedAutoencoding : public Objective {
 
   bool in_imagenet_units() const {
     return !options_.norm_pix_loss && options_.pixel_target == "imagenet";
+  }
+
+  model::TargetUnit target_unit() const {
+    if (options_.norm_pix_loss) return model::TargetUnit::kPatch;
+    return in_imagenet_units() ? model::TargetUnit::kImageNet : model::TargetUnit::kUnit;
   }
 
   // The patches `ids` in the units of the target: [0, 1], or minus ImageNet's mean and over its

@@ -1,0 +1,244 @@
+#include "model/patches.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+
+#include "base/error.h"
+
+namespace keiko::model {
+namespace {
+
+constexpr int64_t kGrain = 16;  // patches that are worth a thread
+
+// Where the pixels of a clip's patches lie.
+class PatchPixels {
+ public:
+  PatchPixels(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid)
+      : video_(video.contiguous()), ids_(ids.contiguous()), grid_(grid) {
+    if (video_.scalar_type() != at::kByte || video_.dim() != 5 || video_.size(1) != 3 ||
+        video_.size(2) != grid.times * grid.tubelet_size ||
+        video_.size(3) != grid.rows * grid.patch_size ||
+        video_.size(4) != grid.columns * grid.patch_size || ids_.size(0) != video_.size(0))
+      fail(ErrorKind::kInternal, "clips and token indices do not fit the grid");
+  }
+
+  int64_t count() const { return ids_.numel(); }
+  int64_t channel_values() const { return grid_.patch_values() / 3; }
+
+  // Copies the pixels of patch `i` (of all B * K), channel by channel, to `to`.
+  void copy(int64_t i, uint8_t* to) const {
+    const int64_t token = ids_.const_data_ptr<int64_t>()[i];
+    const int64_t width = video_.size(4), frame = video_.size(3) * width;
+    const int64_t spatial = grid_.rows * grid_.columns, p = grid_.patch_size;
+    const uint8_t* from = video_.const_data_ptr<uint8_t>() +
+                          i / ids_.size(1) * 3 * video_.size(2) * frame +
+                          token / spatial * grid_.tubelet_size * frame +
+                          token % spatial / grid_.columns * p * width + token % grid_.columns * p;
+    for (int64_t channel = 0; channel < 3; ++channel, from += video_.size(2) * frame)
+      for (int64_t t = 0; t < grid_.tubelet_size; ++t)
+        for (int64_t row = 0; row < p; ++row, to += p)
+          std::copy_n(from + t * frame + row * width, p, to);
+  }
+
+ private:
+  at::Tensor video_, ids_;
+  TokenGrid grid_;
+};
+
+// What each of the 256 levels of a channel becomes.
+template <class T>
+using Levels = std::array<std::array<T, 256>, 3>;
+
+template <class T>
+Levels<T> make_levels(bool imagenet) {
+  Levels<T> levels;
+  for (int channel = 0; channel < 3; ++channel)
+    for (int x = 0; x < 256; ++x) {
+      const T unit = T(x) / T(255);
+      levels[size_t(channel)][size_t(x)] =
+          imagenet ? (unit - T(kImageNetMean[channel])) / T(kImageNetStd[channel]) : unit;
+    }
+  return levels;
+}
+
+// `pixels`: n of one channel. Their distance to the mean over (standard deviation + 1e-6), both of
+// the unit interval. Sums of whole numbers are exact, and so is the difference to a whole number
+// near the mean.
+template <class T>
+void standardise(const uint8_t* pixels, int64_t n, T* out) {
+  uint64_t sum = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += pixels[i];
+    squares += uint32_t(pixels[i]) * pixels[i];
+  }
+  const double mean = double(sum) / double(n);
+  const double variance = double(uint64_t(n) * squares - sum * sum) / (double(n) * double(n - 1));
+  const int32_t near = int32_t(std::lround(mean));
+  const T rest = T(mean - near), factor = T(1 / (std::sqrt(variance) + 255e-6));
+  for (int64_t i = 0; i < n; ++i) out[i] = (T(int32_t(pixels[i]) - near) - rest) * factor;
+}
+
+// Makes the targets of one patch after another in memory of its own.
+template <class T>
+class TargetMaker {
+ public:
+  TargetMaker(const PatchPixels& source, TargetUnit unit, const Levels<T>& levels)
+      : source_(source),
+        unit_(unit),
+        levels_(levels),
+        n_(source.channel_values()),
+        pixels_(new uint8_t[size_t(3 * n_)]),
+        channels_(new T[size_t(3 * n_)]),
+        target_(new T[size_t(3 * n_)]) {}
+
+  // [P] numbers, valid until the next call.
+  const T* make(int64_t patch) {
+    source_.copy(patch, pixels_.get());
+    for (int64_t channel = 0; channel < 3; ++channel) {
+      const uint8_t* pixels = pixels_.get() + channel * n_;
+      T* out = channels_.get() + channel * n_;
+      if (unit_ == TargetUnit::kPatch) {
+        standardise(pixels, n_, out);
+      } else {
+        const auto& level = levels_[size_t(channel)];
+        for (int64_t i = 0; i < n_; ++i) out[i] = level[pixels[i]];
+      }
+    }
+    const T *red = channels_.get(), *green = red + n_, *blue = green + n_;
+    T* out = target_.get();
+    for (int64_t i = 0; i < n_; ++i, out += 3) {
+      out[0] = red[i];
+      out[1] = green[i];
+      out[2] = blue[i];
+    }
+    return target_.get();
+  }
+
+ private:
+  const PatchPixels& source_;
+  TargetUnit unit_;
+  const Levels<T>& levels_;
+  int64_t n_;
+  std::unique_ptr<uint8_t[]> pixels_;
+  std::unique_ptr<T[]> channels_, target_;
+};
+
+// Calls use(maker, patch) for every patch, on several threads.
+template <class T, class Use>
+void for_each_target(const PatchPixels& source, TargetUnit unit, const Use& use) {
+  const Levels<T> levels = make_levels<T>(unit == TargetUnit::kImageNet);
+  at::parallel_for(0, source.count(), kGrain, [&](int64_t begin, int64_t end) {
+    TargetMaker<T> maker(source, unit, levels);
+    for (int64_t patch = begin; patch < end; ++patch) use(maker, patch);
+  });
+}
+
+// Of the differences; in 16 sums, because one alone would wait for itself at every number.
+template <class T>
+double sum_of_squares(const T* a, const T* b, int64_t n) {
+  T sums[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int64_t j = 0; j < 16; ++j) sums[j] += (a[i + j] - b[i + j]) * (a[i + j] - b[i + j]);
+  double sum = 0;
+  for (T s : sums) sum += double(s);
+  for (; i < n; ++i) sum += double((a[i] - b[i]) * (a[i] - b[i]));
+  return sum;
+}
+
+struct TargetErrors : torch::autograd::Function<TargetErrors> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& predicted,
+                            const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
+                            TargetUnit unit) {
+    const PatchPixels source(video, ids, grid);
+    const at::Tensor said = predicted.contiguous();
+    const at::Tensor errors = at::empty(ids.sizes(), said.options());
+    const int64_t p = grid.patch_values();
+    AT_DISPATCH_FLOATING_TYPES(said.scalar_type(), "target_errors", [&] {
+      const auto* all = said.const_data_ptr<scalar_t>();
+      auto* out = errors.mutable_data_ptr<scalar_t>();
+      for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
+        out[patch] = scalar_t(sum_of_squares(all + patch * p, maker.make(patch), p) / double(p));
+      });
+    });
+    context->save_for_backward({said, video, ids});
+    context->saved_data["grid"] = std::vector<int64_t>{grid.times, grid.rows, grid.columns,
+                                                       grid.tubelet_size, grid.patch_size};
+    context->saved_data["unit"] = int64_t(unit);
+    return errors;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    const auto g = context->saved_data["grid"].toIntVector();
+    const TokenGrid grid{g[0], g[1], g[2], g[3], g[4]};
+    const auto unit = TargetUnit(context->saved_data["unit"].toInt());
+    const PatchPixels source(saved[1], saved[2], grid);
+    const at::Tensor grad = at::empty(saved[0].sizes(), saved[0].options());
+    const at::Tensor upstream = grads[0].contiguous();
+    const int64_t p = grid.patch_values();
+    AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "target_errors_backward", [&] {
+      const auto* all = saved[0].const_data_ptr<scalar_t>();
+      const auto* factors = upstream.const_data_ptr<scalar_t>();
+      auto* out = grad.mutable_data_ptr<scalar_t>();
+      for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
+        const scalar_t *mine = all + patch * p, factor = factors[patch] * scalar_t(2.0 / double(p));
+        const scalar_t* target = maker.make(patch);
+        scalar_t* to = out + patch * p;
+        for (int64_t j = 0; j < p; ++j) to[j] = (mine[j] - target[j]) * factor;
+      });
+    });
+    return {grad, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor take_patches(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
+                        at::ScalarType dtype) {
+  const PatchPixels source(video, ids, grid);
+  const int64_t p = grid.patch_values(), n = source.channel_values();
+  at::Tensor patches = at::empty({ids.size(0), ids.size(1), p}, dtype);
+  AT_DISPATCH_FLOATING_TYPES(dtype, "take_patches", [&] {
+    const Levels<scalar_t> levels = make_levels<scalar_t>(true);
+    auto* out = patches.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, source.count(), kGrain, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<uint8_t[]> pixels(new uint8_t[size_t(p)]);
+      for (int64_t patch = begin; patch < end; ++patch) {
+        source.copy(patch, pixels.get());
+        for (int64_t j = 0; j < p; ++j)
+          out[patch * p + j] = levels[size_t(j / n)][pixels[size_t(j)]];
+      }
+    });
+  });
+  return patches;
+}
+
+at::Tensor take_targets(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
+                        TargetUnit unit, at::ScalarType dtype) {
+  const PatchPixels source(video, ids, grid);
+  const int64_t p = grid.patch_values();
+  at::Tensor targets = at::empty({ids.size(0), ids.size(1), p}, dtype);
+  AT_DISPATCH_FLOATING_TYPES(dtype, "take_targets", [&] {
+    auto* out = targets.mutable_data_ptr<scalar_t>();
+    for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
+      std::copy_n(maker.make(patch), p, out + patch * p);
+    });
+  });
+  return targets;
+}
+
+at::Tensor target_errors(const at::Tensor& predicted, const at::Tensor& video,
+                         const at::Tensor& ids, const TokenGrid& grid, TargetUnit unit) {
+  return TargetErrors::apply(predicted, video, ids, grid, unit);
+}
+
+}  // namespace keiko::model
