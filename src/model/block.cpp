@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "model/attention.h"
+#include "model/linear.h"
 
 namespace keiko::model {
 
@@ -56,9 +57,7 @@ at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep,
   at::Tensor bias = qkv_bias;
   if (q_bias.defined()) bias = at::cat({q_bias, at::zeros_like(q_bias), v_bias});
   const at::Tensor normed = before.forward(x);
-  const at::Tensor qkv =
-      (bias.defined() ? at::linear(normed, qkv_weight, bias) : at::linear(normed, qkv_weight))
-          .view({b, n, 3, heads, d / heads});
+  const at::Tensor qkv = apply_linear(normed, qkv_weight, bias).view({b, n, 3, heads, d / heads});
   at::Tensor attended;
   if (rotation.cos.defined()) {
     const auto rotated = [&](int64_t part) {

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "model/linear.h"
+
 namespace keiko::model {
 namespace {
 
@@ -49,7 +51,7 @@ VideoMaeEncoder::VideoMaeEncoder(Parameters& parameters, const VitOptions& o, co
 at::Tensor VideoMaeEncoder::forward(const at::Tensor& patches, const at::Tensor& ids,
                                     const at::Tensor& keep, const BlockRunner& runner) const {
   // A Conv3d whose stride is its kernel is one product with the flattened patches.
-  at::Tensor x = at::linear(patches, embed_.weight.flatten(1), embed_.bias) +
+  at::Tensor x = apply_linear(patches, embed_.weight.flatten(1), embed_.bias) +
                  positions_[0].index_select(0, ids.flatten()).view({ids.size(0), ids.size(1), -1});
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(

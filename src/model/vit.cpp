@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/linear.h"
 
 namespace keiko::model {
 namespace {
@@ -161,9 +162,7 @@ at::Tensor interpolate_positions(const at::Tensor& table, const TokenGrid& from,
       .reshape({1, to.count(), width});
 }
 
-at::Tensor Linear::forward(const at::Tensor& x) const {
-  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
-}
+at::Tensor Linear::forward(const at::Tensor& x) const { return apply_linear(x, weight, bias); }
 
 at::Tensor LayerNorm::forward(const at::Tensor& x) const {
   return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);

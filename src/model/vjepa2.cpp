@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "model/linear.h"
+
 namespace keiko::model {
 namespace {
 
@@ -50,7 +52,7 @@ at::Tensor VJepa2Encoder::forward(const at::Tensor& patches, const at::Tensor& i
                                   const at::Tensor& keep, const BlockRunner& runner) const {
   const Rotation rotation = make_rotation(ids, options_.width / options_.heads, side_,
                                           options_.positions, patches.scalar_type());
-  at::Tensor x = at::linear(patches, embed_.weight.flatten(1), embed_.bias);
+  at::Tensor x = apply_linear(patches, embed_.weight.flatten(1), embed_.bias);
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         int(1 + i),
@@ -67,7 +69,7 @@ std::vector<at::Tensor> VJepa2Encoder::forward_layers(const at::Tensor& patches,
                                                       const BlockRunner& runner) const {
   const Rotation rotation = make_rotation(ids, options_.width / options_.heads, side_,
                                           options_.positions, patches.scalar_type());
-  at::Tensor x = at::linear(patches, embed_.weight.flatten(1), embed_.bias);
+  at::Tensor x = apply_linear(patches, embed_.weight.flatten(1), embed_.bias);
   std::vector<at::Tensor> out;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     x = runner.run(
