@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 #include <torch/headeronly/version.h>
 
+
 #include <cmath>
 
 #include "base/error.h"
