@@ -48,8 +48,8 @@ at::Tensor mlp(const Linear& fc1, const Linear& fc2, bool tanh_gelu, const at::T
   return fc2.forward(at::gelu(fc1.forward(x), tanh_gelu ? "tanh" : "none"));
 }
 
-at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep,
-                          const Rotation& rotation) const {
+at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep, const Rotation& rotation,
+                          int64_t first) const {
   const int64_t b = x.size(0), n = x.size(1), d = x.size(2);
   const auto branch = [&](const at::Tensor& y, int64_t which) {
     return keep.defined() ? y * keep.select(0, which).to(y.scalar_type()).view({b, 1, 1}) : y;
@@ -63,11 +63,11 @@ at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep,
     const auto rotated = [&](int64_t part) {
       return rotate(qkv.select(2, part).transpose(1, 2), rotation).transpose(1, 2);
     };
-    attended = attend(rotated(0), rotated(1), qkv.select(2, 2));
+    attended = attend(rotated(0).slice(1, first), rotated(1), qkv.select(2, 2));
   } else {
-    attended = attend(qkv);
+    attended = attend(qkv, first);
   }
-  const at::Tensor y = x + branch(out.forward(attended), 0);
+  const at::Tensor y = (first > 0 ? x.slice(1, first) : x) + branch(out.forward(attended), 0);
   return y + branch(mlp(fc1, fc2, tanh_gelu, after.forward(y)), 1);
 }
 

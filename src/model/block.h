@@ -48,8 +48,10 @@ struct Block {
   bool tanh_gelu = false;
 
   // x [B, N, D] -> [B, N, D]. `keep` is undefined, or [2, B]: what the two branches of each clip
-  // are multiplied by (drop-path).
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& keep, const Rotation& rotation) const;
+  // are multiplied by (drop-path). With `first` > 0 only the tokens from there on are returned, as
+  // [B, N - first, D]; those before give keys and values alone, and the rest is not computed.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& keep, const Rotation& rotation,
+                     int64_t first = 0) const;
 };
 
 // Declares a block's parameters; `index` is its number in the flat buffers.

@@ -98,8 +98,12 @@ at::Tensor VideoMaePretraining::forward(const at::Tensor& patches, const at::Ten
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         first_block_ + int(i),
-        [this, i](const at::Tensor& in) { return blocks_[i].forward(in, {}, {}); }, x);
-  return head_.forward(norm_.forward(x.narrow(1, k, m)));
+        [this, i, k](const at::Tensor& in) {
+          // The head reads masked tokens alone, so the last block computes no others.
+          return blocks_[i].forward(in, {}, {}, i + 1 == blocks_.size() ? k : 0);
+        },
+        x);
+  return head_.forward(norm_.forward(x.narrow(1, x.size(1) - m, m)));
 }
 
 VideoMaeClassifier::VideoMaeClassifier(Parameters& parameters, const VitOptions& o,
