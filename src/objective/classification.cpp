@@ -161,6 +161,30 @@ class Classification : public Objective {
     return model::videomae_config(options_.vit, nullptr, grid_, false, names);
   }
 
+  // What was drawn for each clip. Where mixing is on: mix_share, what it keeps of itself (float64
+  // [b]); mix_partner, an index into the batch (int64 [b]); mix_box, the top, left, bottom and
+  // right of what the partner's pixels fill (int64 [b, 4], zeros without a cut). With drop-path:
+  // keep, what each branch of each block is multiplied by (float64 [depth, 2, b]).
+  std::vector<model::NamedTensor> fields(const MicroBatch& batch) override {
+    std::vector<model::NamedTensor> fields;
+    if (options_.mixup.is_on()) {
+      const auto [mixes, partners] = mix(batch);
+      std::vector<double> shares;
+      std::vector<int64_t> boxes;
+      for (const Mix& m : mixes) {
+        shares.push_back(m.share);
+        boxes.insert(boxes.end(), {m.top, m.left, m.bottom, m.right});
+      }
+      fields.emplace_back("mix_share", at::tensor(shares, at::kDouble));
+      fields.emplace_back("mix_partner", at::tensor(partners));
+      fields.emplace_back("mix_box", at::tensor(boxes).view({-1, 4}));
+    }
+    if (options_.drop_path > 0)
+      fields.emplace_back("keep", make_drop_path(options_.drop_path, options_.vit.depth,
+                                                 context_.seed, batch.positions, at::kDouble));
+    return fields;
+  }
+
   double flops_per_clip() const override {
     const auto& v = options_.vit;
     const int64_t n = grid_.count();
