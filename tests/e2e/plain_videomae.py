@@ -1,4 +1,4 @@
-"""VideoMAE in plain PyTorch: a second opinion on Keiko's model, losses and training loop.
+"""VideoMAE in plain PyTorch: a second opinion on Keiko's model and losses.
 
 Written from the paper and the published tensor names with ordinary torch.nn modules and autograd, so
 that it shares neither code nor structure with Keiko. Parameters carry the names of the published
@@ -67,9 +67,11 @@ class Block(nn.Module):
         self.intermediate = Holder(dense=nn.Linear(width, hidden))
         self.output = Holder(dense=nn.Linear(hidden, width))
 
-    def forward(self, x):
-        x = x + self.attention.output.dense(self.attention.attention(self.layernorm_before(x)))
-        return x + self.output.dense(F.gelu(self.intermediate.dense(self.layernorm_after(x))))
+    def forward(self, x, keep=None):
+        """keep [2, B]: what the two branches of each clip are multiplied by (drop-path)."""
+        first, second = (1, 1) if keep is None else keep[..., None, None].to(x)
+        x = x + first * self.attention.output.dense(self.attention.attention(self.layernorm_before(x)))
+        return x + second * self.output.dense(F.gelu(self.intermediate.dense(self.layernorm_after(x))))
 
 
 def blocks(count, *args):
@@ -85,13 +87,13 @@ class Encoder(nn.Module):
                                            c["intermediate_size"], c["layer_norm_eps"]))
         self.layernorm = None if c["use_mean_pooling"] else nn.LayerNorm(width, c["layer_norm_eps"])
 
-    def forward(self, pixels, masked=None):
+    def forward(self, pixels, masked=None, keep=None):
         x = self.embeddings.patch_embeddings.projection(pixels.transpose(1, 2)).flatten(2).transpose(1, 2)
         x = x + position_table(x.shape[1], x.shape[2]).to(x)
         if masked is not None:  # only visible tokens enter the encoder, in raster order
             x = x[~masked].unflatten(0, (len(x), -1))
-        for layer in self.encoder.layer:
-            x = layer(x)
+        for i, layer in enumerate(self.encoder.layer):
+            x = layer(x, None if keep is None else keep[i])
         return x if self.layernorm is None else self.layernorm(x)
 
 
@@ -151,53 +153,20 @@ class Classifier(nn.Module):
         self.fc_norm = nn.LayerNorm(c["hidden_size"], 1e-5)
         self.classifier = nn.Linear(c["hidden_size"], classes)
 
-    def forward(self, pixels):
-        return self.classifier(self.fc_norm(self.videomae(pixels).mean(1)))
+    def forward(self, pixels, keep=None):
+        return self.classifier(self.fc_norm(self.videomae(pixels, keep=keep).mean(1)))
 
-    def loss(self, pixels, labels, label_smoothing=0.0):
-        return F.cross_entropy(self(pixels), labels, label_smoothing=label_smoothing)
+    def loss(self, pixels, targets, label_smoothing=0.0, keep=None):
+        """targets: a class of each clip, or the share of every class."""
+        return F.cross_entropy(self(pixels, keep), targets, label_smoothing=label_smoothing)
 
 
-def load(folder, dtype=torch.float64):
-    """The model of a checkpoint folder (config.json, model.safetensors); every tensor must be used."""
+def load(folder, dtype=torch.float64, file="model.safetensors"):
+    """The model of a checkpoint folder (config.json, FILE); every tensor must be used."""
     c = json.loads((Path(folder) / "config.json").read_text())
-    weights = load_file(Path(folder) / "model.safetensors")
+    weights = load_file(Path(folder) / file)
     classes = weights.get("classifier.weight")
     model = Pretraining(c) if classes is None else Classifier(c, len(classes))
     model = model.to(dtype)
     model.load_state_dict(weights, strict=True)
     return model
-
-
-def adamw(model, recipe):
-    """torch.optim.AdamW with the recipe's settings: no decay for vectors, biases and the mask token."""
-    o = recipe["optimizer"]
-    plain = [p for name, p in model.named_parameters() if p.ndim < 2 or name == "mask_token"]
-    decayed = [p for name, p in model.named_parameters() if not (p.ndim < 2 or name == "mask_token")]
-    return torch.optim.AdamW([{"params": decayed, "weight_decay": o["weight_decay"]},
-                              {"params": plain, "weight_decay": 0.0}],
-                             lr=0.0, betas=tuple(o["betas"]), eps=o["eps"], foreach=False)
-
-
-def batch_loss(model, batch, recipe):
-    """The loss of one previewed batch (video, and mask or label)."""
-    pixels = normalise_pixels(batch["video"], next(model.parameters()).dtype)
-    if isinstance(model, Pretraining):
-        return model.loss(pixels, batch["mask"])
-    return model.loss(pixels, batch["label"], recipe["objective"].get("label_smoothing", 0.0))
-
-
-def train(model, batches, recipe, learning_rate):
-    """The textbook loop over whole batches; yields {loss, lr, grad_norm} of each step."""
-    optimizer = adamw(model, recipe)
-    limit = recipe["optimizer"]["clip_grad"] or float("inf")
-    for s, batch in enumerate(batches):
-        lr = learning_rate(recipe, s)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad()
-        loss = batch_loss(model, batch, recipe)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-        optimizer.step()
-        yield {"loss": loss.item(), "lr": lr, "grad_norm": norm.item()}

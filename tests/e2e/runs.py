@@ -51,6 +51,18 @@ PRETRAIN = changed(COMMON, {
 
 CLASSIFY = changed(COMMON, {"objective.name": "classification", "objective.label_smoothing": 0.0})
 
+# Heads of 16 and 12 channels: rotary positions leave 4 and 0 of them as they are. Two kinds of masks, and a
+# teacher that slows down within the few steps of a test.
+VJEPA2 = changed(COMMON, {
+    "augment.flip": 0.5, "objective.name": "vjepa2", "objective.heads": 3, "objective.positions": "rope",
+    "objective.predictor_width": 24, "objective.predictor_depth": 1, "objective.predictor_heads": 2,
+    "objective.masks": [{"blocks": 2, "scale": 0.2}, {"blocks": 1, "scale": 0.5}], "objective.ema": [0.9, 1.0]})
+
+# Everything that fine-tuning draws: several views of a clip, mixed pairs, dropped branches; averaged weights.
+FINE_TUNE = changed(CLASSIFY, {
+    "augment.repeats": 2, "augment.flip": 0.5, "objective.label_smoothing": 0.1, "objective.mixup": 0.8,
+    "objective.cutmix": 1.0, "objective.drop_path": 0.2, "objective.ema": 0.9, "optimizer.layer_decay": 0.75})
+
 
 def write_recipe(path, base, changes=None):
     """Writes a recipe file and returns its path."""
@@ -79,8 +91,8 @@ def checkpoint(run, step=None):
     return folder
 
 
-def weights(run, step=None):
-    return load_file(checkpoint(run, step) / "model.safetensors")
+def weights(run, step=None, file="model.safetensors"):
+    return load_file(checkpoint(run, step) / file)
 
 
 def preview_tensors(keiko, target, file, step=0, steps=1):
@@ -99,13 +111,27 @@ def scaled_difference(a, b):
     return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-300)).item()
 
 
+def half_cosine(first, last, share):
+    """From first to last along half a cosine; share of the way in [0, 1]."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
+
+
 def learning_rate(recipe, s):
-    """Linear warm-up, then half a cosine; s counts updates from 0."""
+    """Linear warm-up, then half a cosine, a straight line or nothing; s counts updates from 0."""
     o, steps = recipe["optimizer"], recipe["steps"]
     warmup, low, high = o["warmup_steps"], o.get("min_lr", 0.0), o["base_lr"]
     if s < warmup:
         return o.get("warmup_lr", 0.0) + (high - o.get("warmup_lr", 0.0)) * s / warmup
-    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * (s - warmup) / (steps - warmup)))
+    share = (s - warmup) / (steps - warmup)
+    return {"cosine": half_cosine(high, low, share), "linear": high + (low - high) * share,
+            "constant": high}[o.get("schedule", "cosine")]
+
+
+def weight_decay(recipe, s):
+    """Constant, or half a cosine over the whole run to weight_decay_end."""
+    o = recipe["optimizer"]
+    first, last = o["weight_decay"], o.get("weight_decay_end", -1)
+    return first if last < 0 else half_cosine(first, last, s / recipe["steps"])
 
 
 def numbers_in(tree):
