@@ -33,7 +33,7 @@ RECIPES = {
         "optimizer.clip_grad": 0.5, "optimizer.schedule": "linear", "optimizer.weight_decay": 0.04,
         "optimizer.weight_decay_end": 0.4, "objective.positions": "rope_interleaved", "objective.mask_token": 0,
         "objective.context_loss": 0.5, "objective.context_loss_warmup": [20, 60]}),
-    "fine-tuning": runs.changed(runs.FINE_TUNE, LONG | {"optimizer.clip_grad": 1.0}),
+    "fine-tuning": runs.changed(runs.FINE_TUNE, LONG | {"optimizer.clip_grad": 2.5}),
     "fine-tuning vjepa2": runs.changed(runs.FINE_TUNE, LONG | {
         "optimizer.clip_grad": 1.0, "optimizer.weight_decay_end": 0.3, "objective.backbone": "vjepa2",
         "objective.heads": 3, "objective.positions": "rope", "objective.pooler_depth": 1}),
