@@ -1,13 +1,20 @@
-#include "train/batch_cut.h"
-#include "train/trainer.h"
-
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <optional>
 
 #include "base/error.h"
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
+#include "objective/classification.h"
+#include "optim/schedule.h"
 #include "report/progress.h"
+#include "train/batch_cut.h"
+#include "train/trainer.h"
 
 namespace keiko::cli {
 namespace {
@@ -19,30 +26,138 @@ struct TrainArguments : RecipeArguments {
   std::string command_line;
 };
 
+// Files that the recipe's training data needs and that are not there.
+std::vector<std::string> absent_data(const train::Recipe& r) {
+  std::vector<std::string> absent;
+  for (const data::DataSource& source : r.data)
+    for (const std::string& path : {source.path, source.labels})
+      if (!path.empty() && !default_env()->status(path).exists) absent.push_back(path);
+  return absent;
+}
+
+// The objective with nothing allocated. `dataset` may be null: then as many classes as the recipe
+// names, or one.
+std::unique_ptr<objective::Objective> declare_objective(const train::Recipe& r,
+                                                        const data::Dataset* dataset) {
+  objective::ObjectiveContext context;
+  context.num_frames = r.clip.num_frames;
+  context.size = r.clip.size;
+  context.seed = uint64_t(r.seed);
+  context.repeats = r.augment.repeats;
+  context.dry_run = true;
+  context.dtype = r.precision == "float64" ? at::kDouble : at::kFloat;
+  if (dataset) {
+    context.class_names = dataset->class_names();
+  } else {
+    const auto* classification =
+        dynamic_cast<const objective::ClassificationOptions*>(r.objective.options.get());
+    const int64_t known = classification ? classification->num_classes : 0;
+    context.class_names.assign(size_t(std::max<int64_t>(1, known)), "unknown");
+  }
+  return r.objective.options->make(context);
+}
+
+std::string parts_text(const std::vector<objective::PartSize>& sizes, bool trained) {
+  std::string text;
+  for (const objective::PartSize& part : sizes)
+    if (part.is_trained == trained)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", part.name,
+                          report::count_text(part.count));
+  return text;
+}
+
+// What a rank holds: `number` bytes for each weight and gradient, for AdamW's two moments, for
+// weights that are not trained, and for the numbers that a micro-batch keeps for its backward pass.
+std::string memory_text(const train::Recipe& r, objective::Objective& objective) {
+  const double number = r.precision == "float64" ? 8 : 4;
+  double trained = 0, held = 0;
+  for (const objective::PartSize& part : objective.part_sizes())
+    (part.is_trained ? trained : held) += number * double(part.count);
+  const int64_t clips = r.micro_batch_size > 0 ? r.micro_batch_size : r.batch_size;
+  const double kept = number * double(clips) * objective.activations_per_clip();
+  std::string text = fmt::format(
+      "{} a rank, about\n"
+      "                {} weights, {} gradients, {} AdamW's moments",
+      report::bytes_text(4 * trained + held + kept), report::bytes_text(trained),
+      report::bytes_text(trained), report::bytes_text(2 * trained));
+  if (held > 0) text += fmt::format(", {} weights that are not trained", report::bytes_text(held));
+  return text + fmt::format(
+                    "\n                {} kept for the backward pass of {} clips ({} bytes "
+                    "a number; bf16 needs less)",
+                    kept > 0 ? report::bytes_text(kept) : "unknown, not counted: what is", clips,
+                    number);
+}
+
+// Nothing here allocates a weight, and the data need not be there, so that the plan of a giant
+// model can be read anywhere.
 int show_plan(const LoadedRecipe& loaded) {
   const train::Recipe& r = loaded.recipe;
-  const data::Dataset dataset = open_dataset(r, false);
-  const auto objective = train::make_objective(r, dataset);
+  const std::vector<std::string> absent = absent_data(r);
+  std::optional<data::Dataset> dataset;
+  if (absent.empty()) dataset.emplace(open_dataset(r, false));
+  const auto objective = declare_objective(r, dataset ? &*dataset : nullptr);
   const auto threads = train::share_threads(r, dist::read_launch_environment(), usable_cores());
-  const double epoch_steps = double(dataset.epoch_size()) / double(r.batch_size);
-  const int64_t steps = r.steps >= 0 ? r.steps : int64_t(std::ceil(r.epochs * epoch_steps));
-  const int64_t parameters = objective->parameters().count();
-  std::printf(
-      "run folder      %s\ndata            %s\nobjective       %s, %s parameters trained\n"
-      "steps           %s of %lld clips, %.2f epochs\nclip            %lld frames, every %lld of "
-      "%s, "
-      "%lld pixels\n"
-      "FLOPs a clip    %.3g (forward and backward)\nprecision       %s\n"
-      "threads         %d compute, %d decode\nmemory          %s for weights, gradients and "
-      "AdamW's moments\n",
-      loaded.run_folder.c_str(), dataset.describe().c_str(), r.objective.name.c_str(),
-      report::count_text(parameters).c_str(), report::count_text(steps).c_str(),
-      static_cast<long long>(r.batch_size), double(steps) / epoch_steps,
-      static_cast<long long>(r.clip.num_frames), static_cast<long long>(r.clip.sampling_rate),
-      r.clip.fps > 0 ? fmt::format("{:g} a second", r.clip.fps).c_str() : "the video's",
-      static_cast<long long>(r.clip.size), objective->flops_per_clip(),
-      train::resolve_precision(r).c_str(), threads.compute, threads.decode,
-      report::bytes_text(16.0 * double(parameters)).c_str());
+  const double epoch_steps = dataset ? double(dataset->epoch_size()) / double(r.batch_size) : 0;
+  const int64_t steps = r.steps >= 0 ? r.steps
+                        : dataset    ? int64_t(std::ceil(r.epochs * epoch_steps))
+                                     : -1;
+  const optim::Schedule schedule =
+      r.optimizer.schedule(r.batch_size, std::max<int64_t>(1, steps), epoch_steps);
+  const auto sizes = objective->part_sizes();
+  int64_t trained = 0;
+  for (const objective::PartSize& part : sizes) trained += part.is_trained ? part.count : 0;
+
+  const auto say = [](const char* what, const std::string& text) {
+    std::printf("%-15s %s\n", what, text.c_str());
+  };
+  say("run folder", loaded.run_folder);
+  say("data", dataset
+                  ? dataset->describe()
+                  : fmt::format("not found: {}; steps of epochs unknown", fmt::join(absent, ", ")));
+  say("objective", r.objective.name);
+  say("parameters",
+      fmt::format("{} trained: {}", report::count_text(trained), parts_text(sizes, true)));
+  if (const std::string held = parts_text(sizes, false); !held.empty())
+    say("", fmt::format("not trained: {}", held));
+  if (!dataset && objective->needs_label())
+    say("",
+        "the head counts the classes that objective.num_classes names, else one: the data is "
+        "not there to ask");
+  say("clip",
+      fmt::format("{} frames, every {} of {}, {} pixels", r.clip.num_frames, r.clip.sampling_rate,
+                  r.clip.fps > 0 ? fmt::format("{:g} a second", r.clip.fps) : "the video's",
+                  r.clip.size));
+  say("FLOPs a clip", fmt::format("{:.3g} (forward and backward)", objective->flops_per_clip()));
+  const std::string batches = fmt::format("of {} clips", report::count_text(r.batch_size));
+  if (steps < 0) {
+    say("steps", fmt::format("unknown {}, {:g} epochs", batches, r.epochs));
+    say("clips to read", "unknown");
+  } else {
+    say("steps", fmt::format("{} {}{}", report::count_text(steps), batches,
+                             dataset ? fmt::format(", {:.2f} epochs", double(steps) / epoch_steps)
+                                     : ", epochs unknown"));
+    say("clips to read",
+        report::count_text(steps * r.batch_size) +
+            (r.augment.repeats > 1
+                 ? fmt::format(" as {} decoded clips of {} views",
+                               report::count_text(steps * r.batch_size / r.augment.repeats),
+                               r.augment.repeats)
+                 : ""));
+  }
+  const std::string warmup =
+      r.optimizer.warmup_epochs > 0 ? fmt::format("{:g} epochs", r.optimizer.warmup_epochs)
+      : r.optimizer.warmup_steps > 0
+          ? fmt::format("{} steps", report::count_text(r.optimizer.warmup_steps))
+          : "";
+  say("learning rate",
+      fmt::format("{:.4g} at its peak", schedule.lr) +
+          (warmup.empty() ? "" : fmt::format(", from {:.4g} over {}", schedule.warmup_lr, warmup)) +
+          (schedule.shape == optim::Shape::kConstant
+               ? ", then constant"
+               : fmt::format(", {} to {:.4g}", r.optimizer.schedule_shape, schedule.min_lr)));
+  say("precision", train::resolve_precision(r));
+  say("threads", fmt::format("{} compute, {} decode", threads.compute, threads.decode));
+  say("memory", memory_text(r, *objective));
   return 0;
 }
 

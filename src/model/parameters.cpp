@@ -96,9 +96,12 @@ void Parameters::lay_out(bool trained) {
   }
 }
 
-int64_t Parameters::count() const {
+int64_t Parameters::count() const { return count(""); }
+
+int64_t Parameters::count(const std::string& prefix) const {
   int64_t n = 0;
-  for (const FlatBuffer& buffer : buffers_) n += buffer.value.numel();
+  for (const Parameter& p : parameters_)
+    if (p.spec.name.rfind(prefix, 0) == 0) n += product(p.spec.shape);
   return n;
 }
 

@@ -71,7 +71,9 @@ class Parameters {
   std::vector<FlatBuffer>& buffers() { return buffers_; }
   const std::vector<FlatBuffer>& buffers() const { return buffers_; }
   at::ScalarType dtype() const { return dtype_; }
-  int64_t count() const;  // numbers in all parameters
+  int64_t count() const;  // numbers in all parameters announced so far; works before allocate()
+  // The same of those whose names begin with `prefix`.
+  int64_t count(const std::string& prefix) const;
   void zero_grad();
 
   // Published names and shapes of everything announced so far, sorted; works before allocate().

@@ -213,4 +213,8 @@ double blocks_flops(int64_t depth, int64_t n, int64_t width, int64_t mlp_width) 
   return double(depth) * (linear + attention);
 }
 
+double blocks_activations(int64_t depth, int64_t n, int64_t width, int64_t mlp_width) {
+  return double(depth) * double(n) * double(8 * width + 2 * mlp_width);
+}
+
 }  // namespace keiko::model

@@ -109,5 +109,9 @@ at::Tensor keep_of_block(const at::Tensor& keep, int64_t block);
 
 // Multiply-accumulates times two of one clip's forward pass through `depth` blocks on n tokens.
 double blocks_flops(int64_t depth, int64_t n, int64_t width, int64_t mlp_width);
+// Numbers that one clip's forward pass through `depth` blocks on n tokens keeps for the backward
+// pass, per token and block: eight times the width (input, norm, query, key, value, attended, sum,
+// norm; the scores of attention are computed anew) and twice the MLP's (before and after the GELU).
+double blocks_activations(int64_t depth, int64_t n, int64_t width, int64_t mlp_width);
 
 }  // namespace keiko::model

@@ -69,10 +69,10 @@ class Classification : public Objective {
         parameters_(context.dtype),
         average_(context.dtype),
         network_(make_network(parameters_, options, grid_)) {
+    if (options.ema > 0) averaged_network_ = make_network(average_, options, grid_);
+    if (context.dry_run) return;
     parameters_.allocate(context.seed);
-    if (options.ema == 0) return;
-    averaged_network_ = make_network(average_, options, grid_);
-    average_.allocate_copy(parameters_);
+    if (averaged_network_) average_.allocate_copy(parameters_);
   }
 
   model::Parameters& parameters() override { return parameters_; }
@@ -194,6 +194,24 @@ class Classification : public Objective {
       forward += model::blocks_flops(options_.pooler_depth, n, v.width, 4 * v.width) +
                  4.0 * double(n) * double(v.width) * double(v.width);
     return 3 * forward;
+  }
+  std::vector<PartSize> part_sizes() override {
+    const int64_t all = parameters_.count();
+    const int64_t encoder =
+        parameters_.count(options_.backbone == "vjepa2" ? "vjepa2." : "videomae.");
+    std::vector<PartSize> sizes = {{"encoder", encoder, true}, {"head", all - encoder, true}};
+    if (averaged_network_) sizes.push_back({"moving average", average_.count(), false});
+    return sizes;
+  }
+  double activations_per_clip() const override {
+    const auto& v = options_.vit;
+    const int64_t n = grid_.count();
+    double numbers = double(n * grid_.patch_values()) +
+                     model::blocks_activations(v.depth, n, v.width, v.mlp_width());
+    if (options_.backbone == "vjepa2")  // and the pooling block: input, norm, keys and values
+      numbers += model::blocks_activations(options_.pooler_depth, n, v.width, 4 * v.width) +
+                 4.0 * double(n * v.width);
+    return numbers;
   }
 
  private:

@@ -28,6 +28,7 @@ class JointEmbedding : public Objective {
       context_proj_ = model::declare_linear(
           parameters_, "predictor.proj_context", int(options.vit.depth + options.predictor.depth),
           options.predictor.width, options.vit.width, model::Init::kTruncNormal, 0.02);
+    if (context.dry_run) return;
     parameters_.allocate(context.seed);
     average_.allocate_copy(parameters_);
   }
@@ -186,6 +187,29 @@ class JointEmbedding : public Objective {
       flops += 3 * (encoder(k) + projections + model::blocks_flops(p.depth, k + m, p.width, mlp));
     }
     return flops;
+  }
+  std::vector<PartSize> part_sizes() override {
+    const int64_t encoder = parameters_.count("encoder.");
+    return {{"encoder", encoder, true},
+            {"predictor", parameters_.count() - encoder, true},
+            {"teacher", average_.count(), false}};
+  }
+  // As flops_per_clip() counts tokens. All masks' graphs live until the backward pass; the teacher
+  // leaves its tokens alone.
+  double activations_per_clip() const override {
+    const auto& v = options_.vit;
+    const auto& p = options_.predictor;
+    const int64_t mlp = int64_t(double(p.width) * p.mlp_ratio);
+    double numbers = double(grid_.count() * v.width);
+    for (size_t g = 0; g < options_.masks.size(); ++g) {
+      const ContextTarget split =
+          make_block_masks(options_.masks[g], int64_t(g), cut_, grid_, context_.seed, 0, 0, 1, {0});
+      const int64_t k = split.context.size(1), m = split.target.size(1);
+      numbers += double(k * grid_.patch_values() + 3 * m * v.width) +
+                 model::blocks_activations(v.depth, k, v.width, v.mlp_width()) +
+                 model::blocks_activations(p.depth, k + m, p.width, mlp);
+    }
+    return numbers;
   }
 
  private:

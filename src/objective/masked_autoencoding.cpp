@@ -30,7 +30,7 @@ class MaskedAutoencoding : public Objective {
         hidden_(hidden_count(options.mask, grid_)),
         parameters_(context.dtype),
         model_(parameters_, options.vit, options.decoder, grid_) {
-    parameters_.allocate(context.seed);
+    if (!context.dry_run) parameters_.allocate(context.seed);
   }
 
   model::Parameters& parameters() override { return parameters_; }
@@ -166,14 +166,35 @@ class MaskedAutoencoding : public Objective {
   double flops_per_clip() const override {
     const auto& v = options_.vit;
     const auto& d = options_.decoder;
-    const int64_t n = grid_.count(), k = n - hidden_;
+    const int64_t k = grid_.count() - hidden_, said = said_count();
     const double embed = 2.0 * double(k) * double(grid_.patch_values()) * double(v.width);
-    const double head = 2.0 * double(hidden_) * double(grid_.patch_values()) * double(d.width);
+    const double head = 2.0 * double(said) * double(grid_.patch_values()) * double(d.width);
     return 3 * (embed + head + model::blocks_flops(v.depth, k, v.width, v.mlp_width()) +
-                model::blocks_flops(d.depth, n, d.width, int64_t(double(d.width) * v.mlp_ratio)));
+                model::blocks_flops(d.depth, k + said, d.width,
+                                    int64_t(double(d.width) * v.mlp_ratio)));
+  }
+  std::vector<PartSize> part_sizes() override {
+    const int64_t encoder = parameters_.count("videomae.");
+    return {{"encoder", encoder, true}, {"decoder", parameters_.count() - encoder, true}};
+  }
+  double activations_per_clip() const override {
+    const auto& v = options_.vit;
+    const auto& d = options_.decoder;
+    const int64_t k = grid_.count() - hidden_, said = said_count();
+    // Visible patches; of the tokens that are said the prediction, the target and their difference.
+    return double((k + 3 * said) * grid_.patch_values()) +
+           model::blocks_activations(v.depth, k, v.width, v.mlp_width()) +
+           model::blocks_activations(d.depth, k + said, d.width,
+                                     int64_t(double(d.width) * v.mlp_ratio));
   }
 
  private:
+  // Tokens that the decoder has to say in training.
+  int64_t said_count() const {
+    const double ratio = options_.decoder_mask.ratio;
+    return ratio > 0 ? std::llround(double(grid_.count()) * (1 - ratio)) : hidden_;
+  }
+
   Split split_tokens(const std::vector<int64_t>& positions) const {
     const int64_t b = int64_t(positions.size()), n = grid_.count();
     Split split{at::empty({b, n - hidden_}, at::kLong), at::empty({b, hidden_}, at::kLong)};

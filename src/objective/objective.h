@@ -45,6 +45,13 @@ struct LossSums {
   at::Tensor metrics;  // [metric_names().size()], detached
 };
 
+// A part of a model, by how many numbers its weights are.
+struct PartSize {
+  std::string name;  // "encoder", "predictor", "head"
+  int64_t count = 0;
+  bool is_trained = true;  // else it is held without gradients: frozen, or a moving average
+};
+
 // Not thread-safe.
 class Objective {
  public:
@@ -108,6 +115,11 @@ class Objective {
   virtual at::Tensor picture(const MicroBatch& batch) { return batch.video.unsqueeze(1); }
   // Floating-point operations of one clip, forward and backward, without recomputation.
   virtual double flops_per_clip() const = 0;
+  // Sizes of all weights, also of an objective that was made with ObjectiveContext::dry_run.
+  virtual std::vector<PartSize> part_sizes() { return {{"model", parameters().count(), true}}; }
+  // Numbers that the forward pass of one clip keeps for the backward pass, by an estimate that
+  // leaves out what is small beside tokens; 0: unknown.
+  virtual double activations_per_clip() const { return 0; }
 };
 
 // What an objective may know when it is made.
@@ -118,6 +130,9 @@ struct ObjectiveContext {
   at::ScalarType dtype = at::kFloat;
   int64_t steps = 0;    // of the whole run; 0: unknown (not training)
   int64_t repeats = 1;  // views of an item in consecutive positions (augment.repeats)
+  // Parameters are declared and not allocated: only part_sizes(), flops_per_clip(),
+  // activations_per_clip(), config() and the plain questions may be asked.
+  bool dry_run = false;
 };
 
 // The recipe's `objective` keys of one kind of objective.

@@ -58,8 +58,9 @@ class Probe : public Objective {
         frozen_(context.dtype),
         parameters_(context.dtype),
         encoder_(frozen_, options, grid_) {
-    frozen_.allocate(context.seed);
     declare_heads();
+    if (context.dry_run) return;
+    frozen_.allocate(context.seed);
     parameters_.allocate(context.seed);
     for (auto& buffer : parameters_.buffers()) {
       const Head& head = heads_[size_t(buffer.block / blocks_of_head())];
@@ -216,6 +217,19 @@ class Probe : public Objective {
                (model::blocks_flops(options_.pooler_depth, n, v.width, 4 * v.width) +
                 4.0 * double(n) * double(v.width) * double(v.width));
     return flops;
+  }
+  std::vector<PartSize> part_sizes() override {
+    return {{"encoder", frozen_.count(), false},
+            {heads_.size() == 1 ? "head" : fmt::format("{} heads", heads_.size()),
+             parameters_.count(), true}};
+  }
+  double activations_per_clip() const override {
+    const auto& v = options_.vit;
+    if (!is_attentive()) return double(v.width);
+    const int64_t n = grid_.count();
+    return double(heads_.size()) *
+           (model::blocks_activations(options_.pooler_depth, n, v.width, 4 * v.width) +
+            4.0 * double(n * v.width));
   }
 
  private:
