@@ -1,5 +1,6 @@
 #include "train/evaluation.h"
 
+#include <ATen/ATen.h>
 #include <spdlog/spdlog.h>
 
 #include "base/error.h"
@@ -7,6 +8,8 @@
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
+#include "objective/classification.h"
+#include "report/picture.h"
 #include "report/progress.h"
 #include "train/trainer.h"
 
@@ -25,6 +28,46 @@ void check_classes(const std::string& checkpoint, const std::vector<std::string>
   }
 }
 
+// Of each class's items the share that was taken for each class, as a picture.
+void draw_confusion(const std::string& path, const at::Tensor& rows, int64_t classes) {
+  const at::Tensor label = rows.select(1, 3).to(at::kLong), said = rows.select(1, 4).to(at::kLong);
+  const at::Tensor counts =
+      at::bincount(label * classes + said, {}, classes * classes).view({classes, classes});
+  const at::Tensor shares =
+      (counts.to(at::kDouble) / counts.sum(1, true).clamp_min(1).to(at::kDouble)).contiguous();
+  const double* values = shares.const_data_ptr<double>();
+  const int cell = int(std::max<int64_t>(2, 480 / classes));
+  report::write_png(default_env(), path,
+                    report::heat_map({values, values + shares.numel()}, int(classes), cell));
+}
+
+// Top-1 of a k-nearest-neighbour vote on the encoder's features, train items against test items.
+nlohmann::ordered_json knn(objective::Objective& objective, const data::Dataset& known,
+                           const data::Dataset& asked, const train::EvalOptions& options,
+                           int decode_threads, dist::Communicator& communicator, int64_t k) {
+  const auto collect = [&](const data::Dataset& dataset, const char* what) {
+    report::Progress progress(what);
+    auto features = train::collect_features(
+        default_env(), objective, dataset, options, decode_threads, communicator,
+        [] { return std::make_unique<media::CpuClipDecoder>(default_env()); },
+        [&](int64_t done, int64_t total) { progress.update(done, total); });
+    progress.finish("");
+    if (features.labels.lt(0).any().item<bool>())
+      fail(ErrorKind::kUsage, "{}: an item has no label, which --knn needs", dataset.describe());
+    return features;
+  };
+  const int64_t classes = int64_t(known.class_names().size());
+  const train::Features from = collect(known, "features of the training items");
+  const train::Features to = collect(asked, "features of the evaluation items");
+  const at::Tensor votes = train::knn_scores(from, to.features, k, classes);
+  const int64_t hits = votes.argmax(1).eq(to.labels).sum().item<int64_t>();
+  const auto interval = objective::wilson_interval(hits, to.labels.size(0));
+  return {{"k", k},
+          {"top1", double(hits) / double(to.labels.size(0))},
+          {"top1_low", interval.low},
+          {"top1_high", interval.high}};
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app, Action& action) {
@@ -34,11 +77,20 @@ void add_eval(CLI::App& app, Action& action) {
                          "Data: the recipe's eval.data, or eval.data=NAME.kix");
   struct Options : RecipeArguments {
     bool json = false, random_init = false;
+    int64_t knn = 0;
+    std::string confusion;
   };
   auto o = std::make_shared<Options>();
   o->add_to(*c, true);
   c->add_flag("--random-init", o->random_init,
               "Evaluate fresh random weights instead, to compare with");
+  c->add_option(
+       "--knn", o->knn,
+       "Also classify by the K nearest training items in feature space, and the same with a "
+       "random-init encoder: 20 is usual")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--confusion", o->confusion,
+                "Draw which class was taken for which (rows: true class) into this PNG");
   c->add_flag("--json", o->json, "Print JSON on stdout");
   c->callback([o, &action] {
     action = [o] {
@@ -49,12 +101,14 @@ void add_eval(CLI::App& app, Action& action) {
              "the recipe has no eval.data; give a catalogue, such as eval.data=test.kix");
       const data::Dataset dataset = open_dataset(r, true);
       const auto objective = train::make_objective(r, dataset);
+      std::string weights = "random init";
       if (!o->random_init) {
         const auto checkpoint = load_weights_of_run(*objective, loaded.run_folder);
         if (!checkpoint)
           fail(ErrorKind::kUsage,
                "{}: no committed checkpoint to evaluate; train first, or use --random-init",
                loaded.run_folder);
+        weights = *checkpoint;
         if (objective->needs_label()) check_classes(*checkpoint, dataset.class_names());
       }
       const auto launch = dist::read_launch_environment();
@@ -63,15 +117,32 @@ void add_eval(CLI::App& app, Action& action) {
       train::set_up_compute(r, threads);
       const train::AutocastGuard autocast(train::resolve_precision(r) == "bf16");
       report::Progress progress("eval");
-      const auto summary = train::evaluate(
+      const at::Tensor rows = train::evaluate_rows(
           default_env(), *objective, dataset, r.eval, threads.decode, *communicator,
           [] { return std::make_unique<media::CpuClipDecoder>(default_env()); },
           [&](int64_t done, int64_t total) { progress.update(done, total); });
       progress.finish("");
+      nlohmann::ordered_json out = {
+          {"run", o->random_init ? "random init" : loaded.run_folder},
+          {"checkpoint", weights},
+          {"data", dataset.describe()},
+          {"views", fmt::format("{} x {}", r.eval.views.temporal, r.eval.views.spatial)}};
+      for (const auto& [key, value] : objective->summarize(rows).items()) out[key] = value;
+      if (o->knn > 0) {
+        const data::Dataset known = open_dataset(r, false);
+        const auto run_knn = [&](objective::Objective& encoder) {
+          return knn(encoder, known, dataset, r.eval, threads.decode, *communicator, o->knn);
+        };
+        out["knn"] = run_knn(*objective);
+        if (!o->random_init) out["knn_random_init"] = run_knn(*train::make_objective(r, dataset));
+      }
       if (launch.rank != 0) return 0;
-      nlohmann::ordered_json out = {{"run", o->random_init ? "random init" : loaded.run_folder},
-                                    {"data", dataset.describe()}};
-      for (const auto& [key, value] : summary.items()) out[key] = value;
+      if (!o->confusion.empty()) {
+        if (objective->evaluation_columns() != objective::classification_columns())
+          fail(ErrorKind::kUsage, "--confusion: objective {} does not classify with one head",
+               r.objective.name);
+        draw_confusion(o->confusion, rows, int64_t(dataset.class_names().size()));
+      }
       if (o->json) {
         std::printf("%s\n", json_text(out, 2).c_str());
         return 0;

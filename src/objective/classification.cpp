@@ -18,6 +18,8 @@ class Network {
   // Normalised patches of all tokens [B, N, P] -> logits [B, classes].
   virtual at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
                              const model::BlockRunner& runner) const = 0;
+  // The encoder's part of it, [B, N, D].
+  virtual at::Tensor tokens(const at::Tensor& patches, const model::BlockRunner& runner) const = 0;
 };
 
 class VideoMaeNetwork : public Network {
@@ -28,6 +30,10 @@ class VideoMaeNetwork : public Network {
   at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
                      const model::BlockRunner& runner) const override {
     return model_.forward(patches, keep, runner);
+  }
+  at::Tensor tokens(const at::Tensor& patches, const model::BlockRunner& runner) const override {
+    return model_.encoder().forward(patches, model_.all_ids().expand({patches.size(0), -1}), {},
+                                    runner);
   }
 
  private:
@@ -47,6 +53,9 @@ class VJepa2Network : public Network {
   at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
                      const model::BlockRunner& runner) const override {
     return model_.forward(patches, all_ids_.expand({patches.size(0), -1}), keep, runner);
+  }
+  at::Tensor tokens(const at::Tensor& patches, const model::BlockRunner& runner) const override {
+    return model_.encoder().forward(patches, all_ids_.expand({patches.size(0), -1}), {}, runner);
   }
 
  private:
@@ -123,6 +132,13 @@ class Classification : public Objective {
         network.forward(normalised_patches(batch.video), {}, model::BlockRunner()), batch.label,
         batch.views);
   }
+  at::Tensor features(const MicroBatch& batch) override {
+    const c10::NoGradGuard no_grad;
+    const Network& network = averaged_network_ ? *averaged_network_ : *network_;
+    return mean_over_views(network.tokens(normalised_patches(batch.video), model::BlockRunner()),
+                           batch.views);
+  }
+
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
     auto summary = summarize_classification(rows, context_.class_names);
     summary["weights"] = averaged_network_ ? "ema" : "model";

@@ -99,6 +99,13 @@ class JointEmbedding : public Objective {
     return at::stack(rows);
   }
 
+  at::Tensor features(const MicroBatch& batch) override {
+    const c10::NoGradGuard no_grad;
+    const at::Tensor patches = normalised(model::patchify(batch.video, grid_));
+    return mean_over_views(teacher_.forward(patches, all_ids(patches), {}, model::BlockRunner()),
+                           batch.views);
+  }
+
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
     const int64_t n = rows.size(0);
     nlohmann::ordered_json out;
@@ -244,10 +251,11 @@ class JointEmbedding : public Objective {
   // [b, N, D]: the teacher's tokens through the parameterless norm.
   at::Tensor teach(const at::Tensor& patches) const {
     const c10::NoGradGuard no_grad;
-    const at::Tensor ids =
-        at::arange(grid_.count(), at::kLong).unsqueeze(0).expand({patches.size(0), -1});
     return model::vjepa2_target(
-        teacher_.forward(normalised(patches), ids, {}, model::BlockRunner()));
+        teacher_.forward(normalised(patches), all_ids(patches), {}, model::BlockRunner()));
+  }
+  at::Tensor all_ids(const at::Tensor& patches) const {
+    return at::arange(grid_.count(), at::kLong).unsqueeze(0).expand({patches.size(0), -1});
   }
 
   // Standard deviation over a clip's tokens, mean over channels, [b].

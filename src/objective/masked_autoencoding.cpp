@@ -80,6 +80,16 @@ class MaskedAutoencoding : public Objective {
     return rows;
   }
 
+  at::Tensor features(const MicroBatch& batch) override {
+    const c10::NoGradGuard no_grad;
+    const at::Tensor ids =
+        at::arange(grid_.count(), at::kLong).unsqueeze(0).expand({batch.video.size(0), -1});
+    const at::Tensor patches =
+        model::normalise_patches(model::patchify(batch.video, grid_), grid_, parameters_.dtype());
+    return mean_over_views(model_.encoder().forward(patches, ids, {}, model::BlockRunner()),
+                           batch.views);
+  }
+
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
     const int64_t n = rows.size(0);
     const double values = double(hidden_ * grid_.patch_values());  // of one clip

@@ -1,5 +1,7 @@
 #include "objective/objective.h"
 
+#include <ATen/ATen.h>
+
 #include <cmath>
 #include <map>
 
@@ -34,6 +36,10 @@ void ObjectiveChoice::bind(config::Binder& b) {
   if (b.is_reading()) options = registry().at(name)();
   b.call_it(name);
   if (options) options->bind(b);
+}
+
+at::Tensor mean_over_views(const at::Tensor& tokens, int64_t views) {
+  return tokens.mean(1).view({tokens.size(0) / views, views, tokens.size(2)}).mean(1);
 }
 
 void refuse_lost_positions(const std::vector<std::string>& unused) {

@@ -73,6 +73,12 @@ class Objective {
   // One row of numbers per clip, float64 [b, evaluation_columns().size()], without a graph.
   virtual std::vector<std::string> evaluation_columns() const = 0;
   virtual at::Tensor evaluate(const MicroBatch& batch) = 0;
+  // What the encoder makes of each item, [b / views, D], without a graph: the mean token, averaged
+  // over the item's views. Undefined: this objective has no encoder of whole clips.
+  virtual at::Tensor features(const MicroBatch& batch) {
+    (void)batch;
+    return {};
+  }
   // Figures from the rows of all clips; always has "loss".
   virtual nlohmann::ordered_json summarize(const at::Tensor& rows) const = 0;
 
@@ -159,6 +165,9 @@ struct ObjectiveChoice {
 
   void bind(config::Binder& b);
 };
+
+// Tokens [b * views, N, D] -> the mean token of each item, [b, D].
+at::Tensor mean_over_views(const at::Tensor& tokens, int64_t views);
 
 // Throws Error(kData) when `unused` tensors of a checkpoint hold learned positions: a model with
 // another position embedding would load, and compute something else.

@@ -77,7 +77,7 @@ class Probe : public Objective {
   bool needs_label() const override { return true; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner&) override {
-    const at::Tensor x = features(batch);
+    const at::Tensor x = head_input(batch);
     at::Tensor sum;
     std::vector<at::Tensor> hits;
     for (const Head& head : heads_) {
@@ -105,11 +105,15 @@ class Probe : public Objective {
   }
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    const at::Tensor x = features(batch);
+    const at::Tensor x = head_input(batch);
     std::vector<at::Tensor> rows;
     for (const Head& head : heads_)
       rows.push_back(classification_rows(head.forward(x), batch.label, batch.views));
     return at::cat(rows, 1);
+  }
+
+  at::Tensor features(const MicroBatch& batch) override {
+    return mean_over_views(tokens(batch), batch.views);
   }
 
   // With several heads the one that counts is chosen without the items it is judged by: each half
@@ -274,7 +278,7 @@ class Probe : public Objective {
   // otherwise drown what tells them apart, and one learning rate would not suit every encoder.
   // Statistics of the batch (a BatchNorm, as probes often have) would make a clip's loss depend on
   // its neighbours.
-  at::Tensor features(const MicroBatch& batch) const {
+  at::Tensor head_input(const MicroBatch& batch) const {
     const at::Tensor all = tokens(batch);
     return is_attentive() ? all : (all.mean(1) - mean_) / std_;
   }

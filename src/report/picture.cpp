@@ -52,6 +52,19 @@ Picture arrange(const std::vector<Picture>& pictures, int columns, int gap,
   return sheet;
 }
 
+Picture heat_map(const std::vector<double>& shares, int n, int cell) {
+  const int pitch = cell + 1;
+  Picture sheet(n * pitch + 1, n * pitch + 1, {200, 200, 200});
+  for (int row = 0; row < n; ++row)
+    for (int column = 0; column < n; ++column) {
+      const double share = std::clamp(shares[size_t(row * n + column)], 0.0, 1.0);
+      const auto shade = [&](double dark) { return uint8_t(255 - share * (255 - dark)); };
+      paste(sheet, Picture(cell, cell, {shade(8), shade(48), shade(107)}), 1 + column * pitch,
+            1 + row * pitch);
+    }
+  return sheet;
+}
+
 void write_png(Env* env, const std::string& path, const Picture& picture) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;

@@ -34,6 +34,10 @@ void paste(Picture& sheet, const Picture& picture, int x, int y);
 Picture arrange(const std::vector<Picture>& pictures, int columns, int gap,
                 const std::vector<std::array<uint8_t, 3>>& frame_colors = {});
 
+// A square table of `n` x `n` shares in [0, 1], row by row, white to dark blue, `cell` pixels each
+// with a line of one pixel between them.
+Picture heat_map(const std::vector<double>& shares, int n, int cell);
+
 // Writes a PNG. Throws Error(kIo).
 void write_png(Env* env, const std::string& path, const Picture& picture);
 

@@ -31,11 +31,11 @@ objective::MicroBatch view_training_batch(data::Batch& batch, const Recipe& reci
   return micro;
 }
 
-nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
-                                const data::Dataset& dataset, const EvalOptions& options,
-                                int decode_threads, dist::Communicator& communicator,
-                                const data::MakeDecoder& make_decoder,
-                                const std::function<void(int64_t, int64_t)>& progress) {
+at::Tensor gather_rows(Env* env, const data::Dataset& dataset, const EvalOptions& options,
+                       int decode_threads, dist::Communicator& communicator,
+                       const data::MakeDecoder& make_decoder,
+                       const std::function<void(int64_t, int64_t)>& progress,
+                       const std::function<at::Tensor(const objective::MicroBatch&)>& rows_of) {
   const c10::NoGradGuard no_grad;
   const int64_t items = options.max_items > 0 ? std::min(options.max_items, dataset.sample_count())
                                               : dataset.sample_count();
@@ -48,33 +48,87 @@ nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
     return data::Slice{from * views, std::min(last, from + items_at_once) * views};
   };
   data::Loader loader(env, dataset, slice_of, 0, false, decode_threads, 2, make_decoder);
-  const int64_t columns = int64_t(objective.evaluation_columns().size());
   // Ranks hold up to one item more than others: padded to the longest, cut again after the gather.
   const int64_t longest = (items + world - 1) / world;
-  at::Tensor mine = at::zeros({longest, columns}, at::kDouble);
+  at::Tensor mine;
+  int64_t columns = 0;
   for (int64_t done = 0; done < last - first;) {
     data::Batch& batch = loader.next();
     const int64_t clips = int64_t(batch.clips.size()), n = clips / views;
     objective::MicroBatch micro = view_batch(batch, dataset.clip(), 0, clips);
     micro.views = views;
-    if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
-      fail(ErrorKind::kData, "{}: an item has no label, which evaluating this objective needs",
-           dataset.describe());
-    const at::Tensor figures = objective.evaluate(micro);
-    if (figures.size(0) != n)
+    const at::Tensor rows = rows_of(micro);
+    if (rows.size(0) != n)
       fail(ErrorKind::kUsage,
            "eval.views = {} x {}: this objective gave {} rows for {} items, so it does not average "
            "over views; set both to 1",
-           dataset.views().temporal, dataset.views().spatial, figures.size(0), n);
-    mine.narrow(0, done, n).copy_(figures);
+           dataset.views().temporal, dataset.views().spatial, rows.size(0), n);
+    if (!mine.defined()) {
+      columns = rows.size(1);
+      mine = at::zeros({longest, columns}, at::kDouble);
+    }
+    mine.narrow(0, done, n).copy_(rows);
     done += n;
     if (progress) progress(done * world, items);
   }
+  // A rank without items does not know how wide a row is.
+  at::Tensor width = at::tensor({columns}, at::kLong);
+  width = communicator.all_gather(width).max();
+  if (!mine.defined()) mine = at::zeros({longest, width.item<int64_t>()}, at::kDouble);
   const at::Tensor all = communicator.all_gather(mine);
   std::vector<at::Tensor> rows;
   for (int64_t r = 0; r < world; ++r)
     rows.push_back(all[r].narrow(0, 0, items * (r + 1) / world - items * r / world));
-  return objective.summarize(at::cat(rows));
+  return at::cat(rows);
+}
+
+at::Tensor evaluate_rows(Env* env, objective::Objective& objective, const data::Dataset& dataset,
+                         const EvalOptions& options, int decode_threads,
+                         dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
+                         const std::function<void(int64_t, int64_t)>& progress) {
+  return gather_rows(env, dataset, options, decode_threads, communicator, make_decoder, progress,
+                     [&](const objective::MicroBatch& micro) {
+                       if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
+                         fail(ErrorKind::kData,
+                              "{}: an item has no label, which evaluating this objective needs",
+                              dataset.describe());
+                       return objective.evaluate(micro);
+                     });
+}
+
+nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
+                                const data::Dataset& dataset, const EvalOptions& options,
+                                int decode_threads, dist::Communicator& communicator,
+                                const data::MakeDecoder& make_decoder,
+                                const std::function<void(int64_t, int64_t)>& progress) {
+  return objective.summarize(evaluate_rows(env, objective, dataset, options, decode_threads,
+                                           communicator, make_decoder, progress));
+}
+
+Features collect_features(Env* env, objective::Objective& objective, const data::Dataset& dataset,
+                          const EvalOptions& options, int decode_threads,
+                          dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
+                          const std::function<void(int64_t, int64_t)>& progress) {
+  const at::Tensor rows = gather_rows(
+      env, dataset, options, decode_threads, communicator, make_decoder, progress,
+      [&](const objective::MicroBatch& micro) {
+        const at::Tensor features = objective.features(micro);
+        if (!features.defined())
+          fail(ErrorKind::kUsage, "this objective has no encoder of whole clips");
+        const at::Tensor label = micro.label.view({-1, micro.views}).select(1, 0).unsqueeze(1);
+        return at::cat({label.to(at::kDouble), features.to(at::kDouble)}, 1);
+      });
+  return {rows.narrow(1, 1, rows.size(1) - 1).contiguous(), rows.select(1, 0).to(at::kLong)};
+}
+
+at::Tensor knn_scores(const Features& known, const at::Tensor& asked, int64_t k, int64_t classes,
+                      double temperature) {
+  const auto unit = [](const at::Tensor& x) { return x / x.norm(2, {1}, true).clamp_min(1e-12); };
+  const at::Tensor similarity = at::matmul(unit(asked), unit(known.features).t());
+  const auto [nearest, index] = similarity.topk(std::min(k, known.features.size(0)), 1);
+  const at::Tensor votes = at::zeros({asked.size(0), classes}, at::kDouble);
+  return votes.scatter_add(1, known.labels.index_select(0, index.flatten()).view(index.sizes()),
+                           (nearest / temperature).exp());
 }
 
 }  // namespace keiko::train

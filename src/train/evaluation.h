@@ -34,4 +34,30 @@ nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                 const data::MakeDecoder& make_decoder,
                                 const std::function<void(int64_t done, int64_t total)>& progress);
 
+// The objective's rows behind evaluate()'s figures, float64 [items, evaluation_columns()], in the
+// order of the items; equal on all ranks. Throws as evaluate() does.
+at::Tensor evaluate_rows(Env* env, objective::Objective& objective, const data::Dataset& dataset,
+                         const EvalOptions& options, int decode_threads,
+                         dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
+                         const std::function<void(int64_t done, int64_t total)>& progress);
+
+// What an encoder makes of every item, and the items' labels (-1: none).
+struct Features {
+  at::Tensor features;  // float64 [items, D]
+  at::Tensor labels;    // int64 [items]
+};
+
+// The same items as evaluate(), equal on all ranks. Throws Error(kUsage) when the objective has no
+// encoder of whole clips.
+Features collect_features(Env* env, objective::Objective& objective, const data::Dataset& dataset,
+                          const EvalOptions& options, int decode_threads,
+                          dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
+                          const std::function<void(int64_t done, int64_t total)>& progress);
+
+// Weighted k-nearest-neighbour votes (Wu et al. 2018, "Unsupervised Feature Learning via
+// Non-Parametric Instance Discrimination"): cosine similarity, each of the k nearest of `known`
+// votes for its label with exp(similarity / temperature). `asked` [n, D] -> votes [n, classes].
+at::Tensor knn_scores(const Features& known, const at::Tensor& asked, int64_t k, int64_t classes,
+                      double temperature = 0.07);
+
 }  // namespace keiko::train

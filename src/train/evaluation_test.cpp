@@ -99,5 +99,20 @@ TEST_F(EvaluationTest, AnObjectiveThatDoesNotAverageOverViewsIsRefused) {
   EXPECT_EQ(run(witness, {1, 1}, 64)["rows"].size(), 24u);
 }
 
+// By hand: of the two nearest by angle, the nearer one's vote weighs more.
+TEST(Knn, VotesByAngle) {
+  const Features known{at::tensor({1.0, 0.0, 5.0, 5.0, 0.0, 2.0}, at::kDouble).view({3, 2}),
+                       at::tensor({0, 1, 2}, at::kLong)};
+  const at::Tensor asked = at::tensor({3.0, 1.0}, at::kDouble).view({1, 2});
+  const at::Tensor votes = knn_scores(known, asked, 2, 4, 0.1);
+  const double along = 3 / std::sqrt(10.0), across = 4 / std::sqrt(20.0);
+  EXPECT_NEAR(votes[0][0].item<double>(), std::exp(along / 0.1), 1e-6);
+  EXPECT_NEAR(votes[0][1].item<double>(), std::exp(across / 0.1), 1e-6);
+  EXPECT_EQ(votes[0][2].item<double>(), 0);
+  EXPECT_EQ(votes[0][3].item<double>(), 0);
+  // More neighbours than there are items: all vote.
+  EXPECT_GT(knn_scores(known, asked, 20, 4, 0.1)[0][2].item<double>(), 0);
+}
+
 }  // namespace
 }  // namespace keiko::train
