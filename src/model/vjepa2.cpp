@@ -119,12 +119,16 @@ VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
       make_rotation(at::cat({context_ids, target_ids}, 1), options_.width / options_.heads, side_,
                     encoder_.positions, context.scalar_type());
   at::Tensor x = at::cat({seen, token}, 1);
+  // Unless the context tokens are said, too, the last block computes the target's alone.
+  const int64_t unread = context_proj.weight.defined() ? 0 : k;
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
         first_block_ + int(i),
-        [this, i, rotation](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); },
+        [this, i, rotation, unread](const at::Tensor& in) {
+          return blocks_[i].forward(in, {}, rotation, i + 1 == blocks_.size() ? unread : 0);
+        },
         x);
-  if (!context_proj.weight.defined()) return {proj_.forward(norm_.forward(x.narrow(1, k, m))), {}};
+  if (!context_proj.weight.defined()) return {proj_.forward(norm_.forward(x)), {}};
   const at::Tensor all = norm_.forward(x);
   return {proj_.forward(all.narrow(1, k, m)), context_proj.forward(all.narrow(1, 0, k))};
 }
