@@ -1,8 +1,8 @@
 // x W^T + b, the product that nearly all time of a step goes into.
 //
-// On the CPU in float32 oneDNN computes it and the gradient of x (3 and 10% faster than the BLAS
-// that ATen takes), and the gradient of W is added by the product itself into the flat buffer that
-// holds it, instead of being made apart and added afterwards. Elsewhere it is at::linear.
+// On the CPU in float32 oneDNN computes it and the gradient of x, faster than the BLAS that ATen
+// takes, and the gradient of W is added by the product itself into the flat buffer that holds it,
+// instead of being made apart and added afterwards. Elsewhere it is at::linear.
 
 #pragma once
 #include <ATen/core/Tensor.h>
