@@ -30,6 +30,31 @@ struct Tiny {
   }
 };
 
+TEST(Parameters, CountWhatIsAnnouncedBeforeAnythingIsAllocated) {
+  Parameters parameters(at::kFloat);
+  VitOptions vit;
+  vit.model = "custom";
+  vit.width = 96;
+  vit.depth = 3;
+  vit.heads = 4;
+  const VideoMaeClassifier model(parameters, vit, make_grid(vit, 4, 32), VideoMaeHeadOptions{5});
+  int64_t numbers = 0;
+  for (const auto& [name, shape] : parameters.published_shapes()) {
+    int64_t n = 1;
+    for (int64_t side : shape) n *= side;
+    numbers += n;
+  }
+  EXPECT_TRUE(parameters.buffers().empty());
+  EXPECT_EQ(parameters.count(), numbers);
+  EXPECT_EQ(parameters.count("classifier."), 5 * 96 + 5);
+  EXPECT_EQ(parameters.count("videomae.") + parameters.count("fc_norm.") + 5 * 96 + 5, numbers);
+  parameters.allocate(1);
+  EXPECT_EQ(parameters.count(), numbers);
+  int64_t held = 0;
+  for (const FlatBuffer& buffer : parameters.buffers()) held += buffer.value.numel();
+  EXPECT_EQ(held, numbers);
+}
+
 TEST(Parameters, GradientsLandInTheFlatBuffers) {
   Tiny t(1);
   const at::Tensor patches = at::randn({3, t.grid.count(), t.grid.patch_values()});
