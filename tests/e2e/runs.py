@@ -59,9 +59,12 @@ VJEPA2 = changed(COMMON, {
     "objective.masks": [{"blocks": 2, "scale": 0.2}, {"blocks": 1, "scale": 0.5}], "objective.ema": [0.9, 1.0]})
 
 # Everything that fine-tuning draws: several views of a clip, mixed pairs, dropped branches; averaged weights.
+# What belongs together (two views each of two clips) comes to a rank whole: 12 clips are three such groups.
 FINE_TUNE = changed(CLASSIFY, {
-    "augment.repeats": 2, "augment.flip": 0.5, "objective.label_smoothing": 0.1, "objective.mixup": 0.8,
+    "batch_size": 12, "augment.repeats": 2, "augment.flip": 0.5, "objective.label_smoothing": 0.1, "objective.mixup": 0.8,
     "objective.cutmix": 1.0, "objective.drop_path": 0.2, "objective.ema": 0.9, "optimizer.layer_decay": 0.75})
+
+OBJECTIVES = {"videomae": PRETRAIN, "classification": CLASSIFY, "vjepa2": VJEPA2, "fine-tuning": FINE_TUNE}
 
 
 def write_recipe(path, base, changes=None):

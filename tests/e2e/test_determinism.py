@@ -26,12 +26,14 @@ def assert_same_batches(found, wanted):
             assert torch.equal(a[name], b[name]), f"step {step}: {name} differs"
 
 
-@pytest.mark.parametrize("frames", ["clip", "single", "shuffled"])
-def test_threads_and_prefetch_change_no_sample(keiko, drift, train, tmp_path, frames):
-    """samples-0.jsonl byte for byte, previewed batches bit for bit, and (one compute thread) the losses."""
-    base = runs.CLASSIFY if frames != "clip" else runs.PRETRAIN
-    seen = []
-    for i, loader in enumerate(LOADERS.values() if frames == "clip" else list(LOADERS.values())[::3]):
+@pytest.mark.parametrize("objective, frames", [("videomae", "clip"), ("classification", "single"),
+                                               ("classification", "shuffled"), ("vjepa2", "clip"),
+                                               ("fine-tuning", "clip")])
+def test_threads_and_prefetch_change_no_sample(keiko, drift, train, tmp_path, objective, frames):
+    """samples-0.jsonl byte for byte, previewed batches (masks and mixes too) bit for bit, and (one compute
+    thread) the losses."""
+    base, seen = runs.OBJECTIVES[objective], []
+    for i, loader in enumerate(LOADERS.values() if objective == "videomae" else list(LOADERS.values())[::3]):
         run = train(f"run-{i}", base, {"data": str(drift / "train.kix"), "clip.frames": frames} | loader)
         batches = runs.preview_tensors(keiko, tmp_path / f"run-{i}.yaml", tmp_path / f"{i}.safetensors", steps=3)
         seen.append(((run / "samples-0.jsonl").read_bytes(), [line["loss"] for line in runs.metrics(run)], batches))
@@ -40,9 +42,10 @@ def test_threads_and_prefetch_change_no_sample(keiko, drift, train, tmp_path, fr
         assert_same_batches(batches, seen[0][2])
 
 
-def test_the_batch_of_a_past_step_can_be_rebuilt_from_the_run(keiko, drift, train, tmp_path):
-    """`preview RUN --step S` gives what the recipe gives, whichever step one starts from."""
-    run = train("run", runs.PRETRAIN, {"data": str(drift / "train.kix")})
+@pytest.mark.parametrize("objective", ["videomae", "vjepa2", "fine-tuning"])
+def test_the_batch_of_a_past_step_can_be_rebuilt_from_the_run(keiko, drift, train, tmp_path, objective):
+    """`preview RUN --step S` gives what the recipe gives, masks and mixes too, whichever step one starts from."""
+    run = train("run", runs.OBJECTIVES[objective], {"data": str(drift / "train.kix")})
     whole = runs.preview_tensors(keiko, tmp_path / "run.yaml", tmp_path / "a.safetensors", steps=5)
     later = runs.preview_tensors(keiko, run, tmp_path / "b.safetensors", step=3, steps=2)
     assert_same_batches(later, whole[3:])
@@ -60,6 +63,25 @@ def test_step_s_takes_the_positions_from_s_times_b_on(keiko, drift, train, tmp_p
     for line in runs.samples(run):
         assert line["step"] - line["position"] // 8 in (0, 1)  # counted from 0 or 1, but always the same
     assert len({line["step"] - line["position"] // 8 for line in runs.samples(run)}) == 1
+
+
+@pytest.mark.parametrize("objective", runs.OBJECTIVES)
+def test_micro_batches_change_only_the_order_of_additions(drift, train, objective):
+    """Whole batches against the smallest parts there may be; in float64, where order is all that can differ
+    and 1e-9 leaves no room for a mask, a mix or a mean over a part instead of the batch."""
+    base = runs.OBJECTIVES[objective]
+    smallest = 4 if objective == "fine-tuning" else 1
+    whole, parts = (train(f"micro-{micro}", base, {"data": str(drift / "train.kix"), "precision": "float64",
+                                                   "steps": 4, "micro_batch_size": micro}) for micro in (0, smallest))
+    for a, b in zip(runs.metrics(parts), runs.metrics(whole), strict=True):
+        for field in ("loss", "grad_norm"):
+            assert a[field] == pytest.approx(b[field], rel=1e-9), f"step {a['step']}: {field}"
+    files = [p.name for p in runs.checkpoint(whole).glob("*.safetensors") if not p.name.startswith("optimizer")]
+    assert ("ema.safetensors" in files) == ("ema" in base["objective"])
+    for file in files:
+        found, wanted = (runs.weights(run, file=file) for run in (parts, whole))
+        for name in wanted:
+            assert runs.scaled_difference(found[name], wanted[name]) < 1e-9, f"{file}: {name}"
 
 
 def test_an_epoch_visits_every_item_once_and_epochs_differ(few, train):
@@ -108,6 +130,25 @@ def test_masks_are_what_their_name_says(keiko, drift, tmp_path, mask):
         assert (masks.sum((1, 2)) == 48).all()
         assert ((masks == masks[:, :1]).all() and (masks[:, 0].sum(1) == 12).all()) == (mask == "tube")
         assert len({m.numpy().tobytes() for m in masks}) > 1
+
+
+def test_block_masks_are_what_their_name_says(keiko, drift, tmp_path):
+    """Tokens count time, row, column (4 x 4 x 4). Of each clip context and target lie apart, in raster order;
+    no place is in both, at any time; all clips of a batch have equal numbers, and other
+    clips other tokens; nothing is lost from one end of the clip alone."""
+    recipe = runs.write_recipe(tmp_path / "r.yaml", runs.VJEPA2,
+                               {"data": str(drift / "train.kix"), "run": str(tmp_path / "r")})
+    last_times = []
+    for batch in runs.preview_tensors(keiko, recipe, tmp_path / "m.safetensors", steps=20):
+        for g in range(2):
+            for context, target in zip(batch[f"context.{g}"].tolist(), batch[f"target.{g}"].tolist()):
+                assert context == sorted(set(context)) and target == sorted(set(target))
+                assert context and target and not set(context) & set(target)
+                assert 0 <= min(context + target) and max(context + target) < 64
+                assert not {t % 16 for t in context} & {t % 16 for t in target}, "a place is both seen and hidden"
+                last_times.append(max(context) >= 48 and max(target) >= 48)
+        assert len({tuple(target) for target in batch["target.0"].tolist()}) > 1
+    assert sum(last_times) > 0.95 * len(last_times)
 
 
 def rgb_frames(ffmpeg, video):
