@@ -31,8 +31,12 @@ int64_t step_of(const std::string& name) {
   return step;
 }
 
-// Throws Error(kData) naming the first file that is not what state.json says.
-void verify(Env* env, const std::string& folder, int64_t step) {
+// What verify() looks at besides the weights.
+enum class Extent { kWhole, kWeightsAlone };
+
+// Throws Error(kData) naming the first file that is not what state.json says, or a state.json of
+// another step than `step` (-1: of any).
+void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
   const auto need = [&](const std::string& name) {
     if (!env->status(folder + "/" + name).exists)
       fail(ErrorKind::kData, "{}/{}: the file is missing", folder, name);
@@ -44,9 +48,12 @@ void verify(Env* env, const std::string& folder, int64_t step) {
     if (version != kVersion)
       fail(ErrorKind::kData, "{}: checkpoint version {}, but this Keiko reads version {}", folder,
            version, kVersion);
-    if (state.at("step") != step)
+    if (step >= 0 && state.at("step") != step)
       fail(ErrorKind::kData, "{}/state.json: says step {}", folder, state.at("step").dump());
     for (const auto& [name, hash] : state.at("files").items()) {
+      if (extent == Extent::kWeightsAlone && name != "model.safetensors" &&
+          name != "ema.safetensors")
+        continue;
       need(name);
       if (hex64(xxh3_of_file(folder + "/" + name)) != hash.get<std::string>())
         fail(ErrorKind::kData, "{}/{}: its checksum is not the recorded one", folder, name);
@@ -226,7 +233,7 @@ std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) 
   for (auto name = names.rbegin(); name != names.rend(); ++name) {
     const std::string path = folder + "/" + *name;
     try {
-      verify(env, path, step_of(*name));
+      verify(env, path, step_of(*name), Extent::kWhole);
       return path;
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::kData) throw;  // a disk that cannot be read is not a damaged file
@@ -262,7 +269,11 @@ LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_
 }
 
 std::string resolve_weights(Env* env, const std::string& path) {
-  if (model::holds_weights(env, path)) return path;
+  if (model::holds_weights(env, path)) {
+    // A checkpoint that lost its averaged weights would hand on the others without a word.
+    if (env->status(path + "/state.json").exists) verify(env, path, -1, Extent::kWeightsAlone);
+    return path;
+  }
   if (const auto found = find_checkpoint(env, path + "/checkpoints")) return *found;
   // Says what else is there, such as a pickle.
   if (env->status(path + "/config.json").exists) model::StoredWeights(env, path);

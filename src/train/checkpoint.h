@@ -95,7 +95,8 @@ LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_
 
 // RUN, RUN/checkpoints/step-N or any folder with model.safetensors or its shards -> the folder with
 // the weights.
-// Throws Error(kUsage) saying what was looked for.
+// Throws Error(kUsage) saying what was looked for; Error(kData) naming the first weights file
+// beside a state.json that is not what that recorded.
 std::string resolve_weights(Env* env, const std::string& path);
 
 }  // namespace keiko::train
