@@ -117,6 +117,10 @@ at::Tensor unpatchify(const at::Tensor& patches, const TokenGrid& g) {
       .reshape({b, 3, g.times * g.tubelet_size, g.rows * g.patch_size, g.columns * g.patch_size});
 }
 
+at::Tensor all_tokens(int64_t clips, const TokenGrid& grid) {
+  return at::arange(grid.count(), at::kLong).unsqueeze(0).expand({clips, -1});
+}
+
 at::Tensor gather_tokens(const at::Tensor& tokens, const at::Tensor& ids) {
   const int64_t b = tokens.size(0), n = tokens.size(1);
   // Rows of one long table: index_select copies whole rows, where gather would copy numbers.

@@ -66,6 +66,8 @@ TokenGrid make_grid(const VitOptions& vit, int64_t num_frames, int64_t height, i
 at::Tensor patchify(const at::Tensor& video, const TokenGrid& grid);
 // The inverse: [B, N, P] -> [B, 3, T, H, W].
 at::Tensor unpatchify(const at::Tensor& patches, const TokenGrid& grid);
+// Indices of all tokens of each clip, int64 [clips, N].
+at::Tensor all_tokens(int64_t clips, const TokenGrid& grid);
 // Rows `ids` [B, K] (int64) of `tokens` [B, N, C] -> [B, K, C].
 at::Tensor gather_tokens(const at::Tensor& tokens, const at::Tensor& ids);
 // uint8 patches -> (x / 255 - mean) / std in `dtype`.

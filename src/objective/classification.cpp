@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "model/patches.h"
 
 namespace keiko::objective {
 namespace {
@@ -232,7 +233,8 @@ class Classification : public Objective {
 
  private:
   at::Tensor normalised_patches(const at::Tensor& video) const {
-    return model::normalise_patches(model::patchify(video, grid_), grid_, parameters_.dtype());
+    return model::take_patches(video, model::all_tokens(video.size(0), grid_), grid_,
+                               parameters_.dtype());
   }
 
   // Each clip's mix and its partner's place in the batch; both empty when mixing is off.
@@ -294,7 +296,13 @@ nlohmann::ordered_json summarize_classification(const at::Tensor& rows,
   out["top1"] = double(hits) / double(n);
   out["top1_low"] = interval.low;
   out["top1_high"] = interval.high;
-  if (class_names.size() > 5) out["top5"] = rows.select(1, 2).mean().item<double>();
+  if (class_names.size() > 5) {
+    const int64_t among_five = std::llround(rows.select(1, 2).sum().item<double>());
+    const Interval five = wilson_interval(among_five, n);
+    out["top5"] = double(among_five) / double(n);
+    out["top5_low"] = five.low;
+    out["top5_high"] = five.high;
+  }
   for (size_t i = 0; i < class_names.size() && class_names.size() <= 50; ++i) {
     const at::Tensor own = rows.select(1, 1).index({rows.select(1, 3).eq(double(i))});
     if (own.numel() > 0) out["top1_by_class"][class_names[i]] = own.mean().item<double>();

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/patches.h"
 
 namespace keiko::objective {
 namespace {
@@ -36,12 +37,11 @@ class JointEmbedding : public Objective {
   model::Parameters& parameters() override { return parameters_; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const at::Tensor patches = model::patchify(batch.video, grid_);
-    const at::Tensor targets = teach(patches);
+    const at::Tensor targets = teach(batch.video);
     at::Tensor sum, target_loss;
     for (size_t g = 0; g < options_.masks.size(); ++g) {
       const ContextTarget split = split_tokens(batch, int64_t(g));
-      const Losses losses = clip_losses(patches, targets, split, batch.step, runner);
+      const Losses losses = clip_losses(batch.video, targets, split, batch.step, runner);
       sum = sum.defined() ? sum + losses.all.sum() : losses.all.sum();
       const at::Tensor said = losses.target.detach().sum();
       target_loss = target_loss.defined() ? target_loss + said : said;
@@ -100,10 +100,7 @@ class JointEmbedding : public Objective {
   }
 
   at::Tensor features(const MicroBatch& batch) override {
-    const c10::NoGradGuard no_grad;
-    const at::Tensor patches = normalised(model::patchify(batch.video, grid_));
-    return mean_over_views(teacher_.forward(patches, all_ids(patches), {}, model::BlockRunner()),
-                           batch.views);
+    return mean_over_views(teacher_tokens(batch.video), batch.views);
   }
 
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
@@ -244,28 +241,28 @@ class JointEmbedding : public Objective {
                             context_.seed, position, 0, 0, {position});
   }
 
-  at::Tensor normalised(const at::Tensor& patches) const {
-    return model::normalise_patches(patches, grid_, parameters_.dtype());
+  // Patches of the tokens `ids`, as the encoders take them.
+  at::Tensor take(const at::Tensor& video, const at::Tensor& ids) const {
+    return model::take_patches(video, ids, grid_, parameters_.dtype());
   }
-
-  // [b, N, D]: the teacher's tokens through the parameterless norm.
-  at::Tensor teach(const at::Tensor& patches) const {
+  // What the teacher makes of whole clips, [b, N, D].
+  at::Tensor teacher_tokens(const at::Tensor& video) const {
     const c10::NoGradGuard no_grad;
-    return model::vjepa2_target(
-        teacher_.forward(normalised(patches), all_ids(patches), {}, model::BlockRunner()));
+    const at::Tensor ids = model::all_tokens(video.size(0), grid_);
+    return teacher_.forward(take(video, ids), ids, {}, model::BlockRunner());
   }
-  at::Tensor all_ids(const at::Tensor& patches) const {
-    return at::arange(grid_.count(), at::kLong).unsqueeze(0).expand({patches.size(0), -1});
+  // The same through the parameterless norm.
+  at::Tensor teach(const at::Tensor& video) const {
+    return model::vjepa2_target(teacher_tokens(video));
   }
 
   // Standard deviation over a clip's tokens, mean over channels, [b].
   static at::Tensor spread(const at::Tensor& tokens) { return tokens.std(1).mean(1); }
 
-  Losses clip_losses(const at::Tensor& patches, const at::Tensor& targets,
-                     const ContextTarget& split, int64_t step,
-                     const model::BlockRunner& runner) const {
-    const at::Tensor context = student_.forward(normalised(gather_tokens(patches, split.context)),
-                                                split.context, {}, runner);
+  Losses clip_losses(const at::Tensor& video, const at::Tensor& targets, const ContextTarget& split,
+                     int64_t step, const model::BlockRunner& runner) const {
+    const at::Tensor context =
+        student_.forward(take(video, split.context), split.context, {}, runner);
     const double weight = step < 0 ? 0 : context_weight(step);
     const auto said = predictor_.forward(context, split.context, split.target,
                                          weight > 0 ? context_proj_ : model::Linear(), runner);
@@ -307,16 +304,14 @@ class JointEmbedding : public Objective {
 
   at::Tensor evaluate_clip(const at::Tensor& video, int64_t position) {
     const model::BlockRunner runner;
-    const at::Tensor patches = model::patchify(video, grid_);
-    const at::Tensor frozen =
-        model::patchify(video.select(2, 0).unsqueeze(2).expand(video.sizes()), grid_);
-    const at::Tensor targets = teach(patches);
+    const at::Tensor frozen = video.select(2, 0).unsqueeze(2).expand(video.sizes()).contiguous();
+    const at::Tensor targets = teach(video);
     double figures[kFixedColumns] = {};
     for (size_t g = 0; g < options_.masks.size(); ++g) {
       const ContextTarget split = split_alone(position, int64_t(g));
       const at::Tensor wanted = gather_tokens(targets, split.target);
       const at::Tensor mean = gather_tokens(targets, split.context).mean(1, true);
-      figures[0] += clip_losses(patches, targets, split, -1, runner).target.item<double>();
+      figures[0] += clip_losses(video, targets, split, -1, runner).target.item<double>();
       figures[1] += clip_losses(frozen, targets, split, -1, runner).target.item<double>();
       figures[2] += difference(mean, wanted).mean().item<double>();
       figures[3] += wanted.abs().mean().item<double>();

@@ -82,10 +82,8 @@ class MaskedAutoencoding : public Objective {
 
   at::Tensor features(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    const at::Tensor ids =
-        at::arange(grid_.count(), at::kLong).unsqueeze(0).expand({batch.video.size(0), -1});
-    const at::Tensor patches =
-        model::normalise_patches(model::patchify(batch.video, grid_), grid_, parameters_.dtype());
+    const at::Tensor ids = model::all_tokens(batch.video.size(0), grid_);
+    const at::Tensor patches = model::take_patches(batch.video, ids, grid_, parameters_.dtype());
     return mean_over_views(model_.encoder().forward(patches, ids, {}, model::BlockRunner()),
                            batch.views);
   }

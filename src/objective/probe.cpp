@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "model/patches.h"
 #include "objective/classification.h"
 
 namespace keiko::objective {
@@ -271,8 +272,8 @@ class Probe : public Objective {
 
   at::Tensor tokens(const MicroBatch& batch) const {
     const c10::NoGradGuard no_grad;
-    return encoder_.tokens(
-        model::normalise_patches(model::patchify(batch.video, grid_), grid_, parameters_.dtype()));
+    return encoder_.tokens(model::take_patches(
+        batch.video, model::all_tokens(batch.video.size(0), grid_), grid_, parameters_.dtype()));
   }
   // A linear probe's features are standardised over the data: what clips have in common would
   // otherwise drown what tells them apart, and one learning rate would not suit every encoder.

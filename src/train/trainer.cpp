@@ -4,7 +4,6 @@
 #include <c10/core/GradMode.h>
 #include <torch/headeronly/version.h>
 
-
 #include <cmath>
 
 #include "base/error.h"
