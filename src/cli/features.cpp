@@ -67,7 +67,7 @@ at::Tensor decode_clip(const std::string& path, const data::ClipOptions& clip,
                         double(table.stream.display_height())};
   if (clip.fps > 0) shape.times = &times;
   data::ClipPlan plan;
-  data::plan_evaluation_clip(clip, 0, shape, plan);
+  data::plan_evaluation_clip(clip, {}, 0, shape, plan);
   at::Tensor video = at::empty({1, 3, clip.num_frames, clip.size, clip.size}, at::kByte);
   media::ClipRequest request;
   request.table = &table;
