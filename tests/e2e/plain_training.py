@@ -77,7 +77,7 @@ def mixed(pixels, batch):
         if bottom > top and right > left:
             out[i, ..., top:bottom, left:right] = pixels[partner, ..., top:bottom, left:right]
         else:
-            out[i] = share * pixels[i] + (1 - share) * pixels[partner]
+            out[i] = share.item() * pixels[i] + (1 - share.item()) * pixels[partner]
     return out
 
 

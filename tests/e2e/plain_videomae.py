@@ -161,10 +161,10 @@ class Classifier(nn.Module):
         return F.cross_entropy(self(pixels, keep), targets, label_smoothing=label_smoothing)
 
 
-def load(folder, dtype=torch.float64, file="model.safetensors"):
-    """The model of a checkpoint folder (config.json, FILE); every tensor must be used."""
+def load(folder, dtype=torch.float64):
+    """The model of a checkpoint folder (config.json, model.safetensors); every tensor must be used."""
     c = json.loads((Path(folder) / "config.json").read_text())
-    weights = load_file(Path(folder) / file)
+    weights = load_file(Path(folder) / "model.safetensors")
     classes = weights.get("classifier.weight")
     model = Pretraining(c) if classes is None else Classifier(c, len(classes))
     model = model.to(dtype)

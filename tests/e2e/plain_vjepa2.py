@@ -145,7 +145,7 @@ class Pretraining(nn.Module):
             losses.append((said - gather(wanted, target)).abs().mean())
             if said_context is not None:
                 off = (said_context - gather(wanted, context)).abs().mean(2)
-                losses[-1] = losses[-1] + context_weight * (off / self.distances(context, target).sqrt()).mean()
+                losses[-1] = losses[-1] + context_weight * (off / self.distances(context, target).sqrt().to(off)).mean()
         return sum(losses) / len(losses)
 
     def distances(self, context, target):
@@ -205,10 +205,10 @@ class Classifier(nn.Module):
         return F.cross_entropy(self(pixels, keep), targets, label_smoothing=label_smoothing)
 
 
-def load(folder, dtype=torch.float64, file="model.safetensors", mask_token=1):
+def load(folder, dtype=torch.float64, mask_token=1):
     """The model of a checkpoint folder; every tensor must be used, but a predictor beside a classifier."""
     c = json.loads((Path(folder) / "config.json").read_text())
-    weights = load_file(Path(folder) / file)
+    weights = load_file(Path(folder) / "model.safetensors")
     classes = weights.get("classifier.weight")
     if classes is None:
         model = Pretraining(c, mask_token, "predictor.proj_context.weight" in weights)

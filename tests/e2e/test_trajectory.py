@@ -40,10 +40,14 @@ RECIPES = {
 }
 
 
+def pixels_of(batch, model):
+    return plain_videomae.normalise_pixels(batch["video"], next(model.parameters()).dtype)
+
+
 def pretrain(model, batches, recipe):
     """VideoMAE's loop; nothing is averaged."""
     def loss(batch, step):
-        return model.loss(plain_videomae.normalise_pixels(batch["video"], torch.float64), batch["mask"])
+        return model.loss(pixels_of(batch, model), batch["mask"])
 
     return plain_training.train(model, batches, recipe, loss), None
 
@@ -53,11 +57,10 @@ def distil(model, teacher, batches, recipe):
     o = recipe["objective"]
 
     def loss(batch, step):
-        pixels = plain_videomae.normalise_pixels(batch["video"], torch.float64)
         splits = [(batch[f"context.{g}"], batch[f"target.{g}"]) for g in range(len(o["masks"]))]
         first, last = o.get("context_loss_warmup", (0, 1))
         weight = o.get("context_loss", 0) * min(1, max(0, (step - first) / (last - first)))
-        return model.loss(teacher.encoder, pixels, splits, weight)
+        return model.loss(teacher.encoder, pixels_of(batch, model), splits, weight)
 
     def follow(step):  # the momentum of the first step is the first one of the recipe, of the last the last
         first, last = o["ema"]
@@ -72,8 +75,8 @@ def classify(model, batches, recipe):
     average = copy.deepcopy(model) if o.get("ema") else None
 
     def loss(batch, step):
-        pixels = plain_training.mixed(plain_videomae.normalise_pixels(batch["video"], torch.float64), batch)
-        targets = plain_training.mixed_labels(batch, len(model.classifier.weight))
+        pixels = plain_training.mixed(pixels_of(batch, model), batch)
+        targets = plain_training.mixed_labels(batch, len(model.classifier.weight)).to(pixels)
         return model.loss(pixels, targets, o["label_smoothing"], batch.get("keep"))
 
     def follow(step):
@@ -83,14 +86,14 @@ def classify(model, batches, recipe):
     return plain_training.train(model, batches, recipe, loss, follow), average
 
 
-def plain_loop(start, batches, recipe):
+def plain_loop(start, batches, recipe, dtype=torch.float64):
     """(the loop's lines, the trained model, what averages it or None) from Keiko's checkpoint of step 0."""
     o = recipe["objective"]
     if o["name"] == "vjepa2":
-        model = plain_vjepa2.load(start, mask_token=o.get("mask_token", 1))
-        lines, average = distil(model, plain_vjepa2.load_teacher(start), batches, recipe)
+        model = plain_vjepa2.load(start, dtype, mask_token=o.get("mask_token", 1))
+        lines, average = distil(model, plain_vjepa2.load_teacher(start, dtype), batches, recipe)
     else:
-        model = (plain_vjepa2 if o.get("backbone") == "vjepa2" else plain_videomae).load(start)
+        model = (plain_vjepa2 if o.get("backbone") == "vjepa2" else plain_videomae).load(start, dtype)
         loop = pretrain if o["name"] == "videomae" else classify
         lines, average = loop(model, batches, recipe)
     return list(lines), model, average
