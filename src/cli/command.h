@@ -8,7 +8,7 @@
 
 namespace keiko::cli {
 
-// Set by the chosen command; called by main after parsing. Returns the exit code.
+// Set by the chosen command; called by run() after parsing. Returns the exit code.
 using Action = std::function<int()>;
 
 void add_synth(CLI::App& app, Action& action);
