@@ -158,10 +158,11 @@ void add_preview(CLI::App& app, Action& action) {
             std::printf("%s: one clip a row\n", clips.c_str());
             for (const auto& [name, sheet] : sheets.items())
               if (name != "clips")
-                std::printf(
-                    "%s: three rows a clip: input, what the model sees, what it fills in%s\n",
-                    sheet.get<std::string>().c_str(),
-                    trained ? "" : " (untrained: no checkpoint yet)");
+                std::printf("%s: %lld rows a clip: %s%s\n", sheet.get<std::string>().c_str(),
+                            static_cast<long long>(picture.size(1)),
+                            picture.size(1) == 3 ? "input, what the model sees, what it fills in"
+                                                 : "input, then what the objective makes of it",
+                            trained ? "" : " (untrained: no checkpoint yet)");
             for (const data::ClipPlan& plan : batch.clips) say_clip(dataset, plan);
           });
       if (o->out.empty() && default_env()->status(loaded.run_folder + "/metrics.jsonl").exists)
