@@ -1,4 +1,8 @@
-# Everything Keiko links against, each as one imported target with a keiko_ prefix.
+# Everything Keiko links against, each as one imported target with a keiko_ prefix. An installed Keiko
+# reads this file too (KeikoConfig.cmake.in), so that it finds the same things in the same way.
+
+set(KEIKO_TORCH "$ENV{KEIKO_TORCH}" CACHE PATH "Folder of a torch installation (holds include/ and lib/)")
+set(KEIKO_FFMPEG "$ENV{KEIKO_FFMPEG}" CACHE PATH "Prefix of an FFmpeg installation; empty: pkg-config")
 
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
@@ -12,8 +16,10 @@ if(NOT KEIKO_FUZZ)
 endif()
 pkg_check_modules(YAMLCPP REQUIRED IMPORTED_TARGET yaml-cpp)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
-find_path(FLATBUFFERS_INCLUDE flatbuffers/flatbuffers.h REQUIRED)
-find_program(FLATC flatc REQUIRED)
+if(NOT KEIKO_IS_INSTALLED)  # generated code is compiled by now
+  find_path(FLATBUFFERS_INCLUDE flatbuffers/flatbuffers.h REQUIRED)
+  find_program(FLATC flatc REQUIRED)
+endif()
 
 # FFmpeg: the system's, or a private prefix (its .pc files name the folder they were built for, so
 # the paths are given by hand).

@@ -1,6 +1,7 @@
 # keiko_room(NAME USES room... LINKS target... SOURCES file... TESTS file...)
 #
 # One static library for a folder under src/, and one test program for the tests beside its sources.
+# An installed Keiko (KeikoConfig.cmake.in) has it as Keiko::NAME.
 
 set_property(GLOBAL PROPERTY KEIKO_ROOM_TABLE "")
 
@@ -19,9 +20,16 @@ endfunction()
 function(keiko_room name)
   cmake_parse_arguments(ROOM "" "" "USES;LINKS;SOURCES;TESTS;PCH" ${ARGN})
   add_library(keiko_${name} STATIC ${ROOM_SOURCES})
-  target_include_directories(keiko_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_include_directories(keiko_${name} PUBLIC
+    $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src> $<INSTALL_INTERFACE:include/keiko>)
+  target_compile_features(keiko_${name} PUBLIC cxx_std_20)
   list(TRANSFORM ROOM_USES PREPEND keiko_ OUTPUT_VARIABLE uses)
+  # keiko_torch and keiko_ffmpeg hold this machine's paths: the installed package makes its own.
+  list(TRANSFORM ROOM_LINKS REPLACE "^keiko_(.+)$"
+    "$<BUILD_INTERFACE:keiko_\\1>;$<INSTALL_INTERFACE:Keiko::\\1>")
   target_link_libraries(keiko_${name} PUBLIC ${uses} ${ROOM_LINKS})
+  set_target_properties(keiko_${name} PROPERTIES EXPORT_NAME ${name})
+  install(TARGETS keiko_${name} EXPORT KeikoTargets ARCHIVE DESTINATION lib/keiko)
   if(ROOM_PCH)
     keiko_precompile(keiko_${name} LIBRARY ${ROOM_PCH})
   endif()
