@@ -20,6 +20,14 @@ void add_synth(CLI::App& app, Action& action) {
        "drift: a texture pans over the frame; sprites, harder: a patch moves over a still ground")
       ->check(CLI::IsMember({"drift", "sprites"}))
       ->capture_default_str();
+  c->add_option("--sprites", o->sprites,
+                "Of the task sprites: patches that all move in the direction of the class")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  c->add_option("--distractors", o->distractors,
+                "Of the task sprites: round dark patches beneath them, each in a random direction")
+      ->check(CLI::Range(0, 16))
+      ->capture_default_str();
   c->add_option("--train", o->train, "Training clips")->capture_default_str();
   c->add_option("--test", o->test, "Test clips, none of which is a training clip")
       ->capture_default_str();

@@ -15,9 +15,11 @@
 namespace keiko::data {
 namespace {
 
-constexpr int64_t kTestOffset = int64_t{1} << 40;  // test clips' indices start here
-constexpr double kNoise = 0.1;                     // standard deviations of the texture
-constexpr double kContrast = 50;                   // grey levels per standard deviation
+constexpr int64_t kTestOffset = int64_t{1} << 40;      // test clips' indices start here
+constexpr int64_t kPatchPositions = int64_t{1} << 48;  // random numbers of further patches
+constexpr int64_t kMostPatches = 16;                   // of each kind
+constexpr double kNoise = 0.1;                         // standard deviations of the texture
+constexpr double kContrast = 50;                       // grey levels per standard deviation
 // In frequency the texture is white noise times exp(-f^2/32), f in cycles a frame (the setting that
 // shared experiments found learnable); in space that is a circular Gaussian blur.
 constexpr double kFrequencySigma = 4;
@@ -65,6 +67,47 @@ uint8_t to_luma(double value) {
   return uint8_t(std::clamp(std::round(128 + kContrast * value), 0.0, 255.0));
 }
 
+struct Patch {
+  std::vector<double> texture;  // size x size, of which the upper left is shown
+  int64_t x, y;                 // upper left corner in the first frame
+  Direction direction;
+  bool is_distractor;
+
+  // The pixel (x, y) as seen from the patch's corner after `moved` pixels of way, wrapped.
+  std::pair<int64_t, int64_t> place_at(int64_t to_x, int64_t to_y, int64_t moved,
+                                       int64_t size) const {
+    const auto wrap = [size](int64_t v) { return ((v % size) + size) % size; };
+    return {wrap(to_x - x - direction.dx * moved), wrap(to_y - y - direction.dy * moved)};
+  }
+
+  // Covers `value`, what the pixel showed so far, where the patch is.
+  void paint(double& value, int64_t to_x, int64_t to_y, int64_t moved, int64_t size,
+             int64_t side) const {
+    const auto [px, py] = place_at(to_x, to_y, moved, size);
+    if (px >= side || py >= side) return;
+    const double own = texture[size_t(py * size + px)];
+    if (!is_distractor) {
+      value = own + 0.5;
+      return;
+    }
+    // Twice the way to the centre, so that it stays whole.
+    const int64_t dx = 2 * px + 1 - side, dy = 2 * py + 1 - side;
+    if (dx * dx + dy * dy <= side * side) value = 0.6 * own - 1;
+  }
+};
+
+// Sprite `k` (from 1) or distractor `k` (from 0) of a clip, from numbers of its own: those of
+// positions that no clip has.
+Patch draw_patch(const SynthOptions& o, int64_t index, int64_t k, bool is_distractor) {
+  const int64_t number = is_distractor ? kMostPatches + k : k;
+  Rng rng(uint64_t(o.seed), Stream::kSynth, uint64_t(index + number * kPatchPositions));
+  Patch patch{texture(o.size, rng), 0, 0, kDirections[index % 8], is_distractor};
+  patch.x = int64_t(rng.below(uint64_t(o.size)));
+  patch.y = int64_t(rng.below(uint64_t(o.size)));
+  if (is_distractor) patch.direction = kDirections[rng.below(8)];
+  return patch;
+}
+
 }  // namespace
 
 const std::vector<std::string>& synth_class_names() {
@@ -78,28 +121,37 @@ const std::vector<std::string>& synth_class_names() {
 
 std::vector<uint8_t> synth_clip(const SynthOptions& o, int64_t index) {
   Rng rng(uint64_t(o.seed), Stream::kSynth, uint64_t(index));
-  const Direction& direction = kDirections[index % 8];
   const int64_t n = o.size;
-  const bool sprites = o.task == "sprites";
+  const bool is_drift = o.task == "drift";
+  const Direction& direction = kDirections[index % 8];
+  // The first patch draws from the clip's own numbers, as it did when it was the only one: clips of
+  // one sprite stay what they were.
   const std::vector<double> ground = texture(n, rng);
-  const std::vector<double> patch = sprites ? texture(n, rng) : std::vector<double>();
-  const int64_t patch_size = n * 3 / 8;
-  const int64_t start_x = int64_t(rng.below(uint64_t(n))),
-                start_y = int64_t(rng.below(uint64_t(n)));
-  auto wrap = [n](int64_t v) { return ((v % n) + n) % n; };
+  Patch first{is_drift ? std::vector<double>() : texture(n, rng), 0, 0, direction, false};
+  first.x = int64_t(rng.below(uint64_t(n)));
+  first.y = int64_t(rng.below(uint64_t(n)));
+  std::vector<Patch> patches;  // in the order of painting
+  if (!is_drift) {
+    for (int64_t k = 0; k < o.distractors; ++k) patches.push_back(draw_patch(o, index, k, true));
+    patches.push_back(first);
+    for (int64_t k = 1; k < o.sprites; ++k) patches.push_back(draw_patch(o, index, k, false));
+  }
+  const int64_t side = patches.size() > 1 ? n / 4 : n * 3 / 8;
   std::vector<uint8_t> luma;
   luma.reserve(size_t(o.frames * n * n));
-  for (int64_t t = 0; t < o.frames; ++t) {
-    const int64_t moved_x = start_x + direction.dx * o.speed * t;
-    const int64_t moved_y = start_y + direction.dy * o.speed * t;
+  for (int64_t t = 0; t < o.frames; ++t)
     for (int64_t y = 0; y < n; ++y)
       for (int64_t x = 0; x < n; ++x) {
-        const int64_t px = wrap(x - moved_x), py = wrap(y - moved_y);
-        double value = sprites ? 0.6 * ground[size_t(y * n + x)] : ground[size_t(py * n + px)];
-        if (sprites && px < patch_size && py < patch_size) value = patch[size_t(py * n + px)] + 0.5;
+        double value;
+        if (is_drift) {
+          const auto [px, py] = first.place_at(x, y, o.speed * t, n);
+          value = ground[size_t(py * n + px)];
+        } else {
+          value = 0.6 * ground[size_t(y * n + x)];
+          for (const Patch& patch : patches) patch.paint(value, x, y, o.speed * t, n, side);
+        }
         luma.push_back(to_luma(value + kNoise * rng.normal()));
       }
-  }
   return luma;
 }
 
@@ -111,6 +163,14 @@ void write_synth(Env* env, const SynthOptions& o,
     fail(ErrorKind::kUsage, "--size {} is not an even number from 16 to 1024", o.size);
   if (o.frames < 1 || o.frames > 10000 || o.train < 0 || o.test < 0)
     fail(ErrorKind::kUsage, "--frames must be from 1 to 10000, --train and --test not negative");
+  if (o.sprites < 1 || o.sprites > kMostPatches || o.distractors < 0 ||
+      o.distractors > kMostPatches)
+    fail(ErrorKind::kUsage, "--sprites must be from 1 to {}, --distractors from 0 to {}",
+         kMostPatches, kMostPatches);
+  if (o.task == "drift" && (o.sprites != 1 || o.distractors != 0))
+    fail(ErrorKind::kUsage,
+         "--task drift has no sprites: its whole frame moves; use --task sprites with --sprites "
+         "and --distractors");
   for (const char* split : {"train", "test"})
     for (const std::string& name : synth_class_names()) {
       const std::string folder = o.out + "/" + split + "/" + name;
