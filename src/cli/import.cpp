@@ -297,6 +297,9 @@ class Import {
     if (!config_.vit.qkv_bias) what.push_back("its attention has no biases");
     if (config_.kind == PublishedKind::kVideoMaePretraining && config_.mean_pooling)
       what.push_back("it has no norm between encoder and decoder (use_mean_pooling)");
+    if (config_.kind == PublishedKind::kVideoMaePretraining &&
+        config_.decoder.mlp_width != int64_t(double(config_.decoder.width) * config_.vit.mlp_ratio))
+      what.push_back("its decoder's MLP has another ratio than the encoder's");
     if (config_.kind == PublishedKind::kVideoMaeClassifier && !config_.mean_pooling)
       what.push_back("its head reads the first token alone (use_mean_pooling: false)");
     if (config_.height != config_.width) what.push_back("its clips are not square");
