@@ -11,10 +11,11 @@
 namespace keiko::model {
 
 // Activation checkpointing (Chen et al. 2016): a block keeps its input alone and is computed again
-// when its gradient is wanted. Gradients are the same to the bit: the same kernels on the same
-// numbers, under the same autocast. Memory for depth blocks falls to one block's activations and
-// depth inputs; the cost is one more forward pass. A block whose input needs no gradient runs
-// straight through.
+// when its gradient is wanted. The same kernels run on the same numbers, under the same autocast:
+// gradients are the same to the bit where a block runs once before backward(). Where it runs
+// several times (V-JEPA's masks), its gradients are added one by one instead of together, which
+// rounds otherwise. Memory for depth blocks falls to one block's activations and depth inputs; the
+// cost is one more forward pass. A block whose input needs no gradient runs straight through.
 class CheckpointingRunner : public BlockRunner {
  public:
   at::Tensor run(int index, const Forward& forward, const at::Tensor& input) const override;

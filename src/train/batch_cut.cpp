@@ -5,7 +5,8 @@
 namespace keiko::train {
 
 int64_t group_of(const Recipe& recipe) {
-  return recipe.augment.repeats * recipe.objective.options->group_size();
+  const auto& options = recipe.objective.options;
+  return recipe.augment.repeats * (options ? options->group_size() : 1);
 }
 
 void check_batch(const Recipe& recipe, int64_t group, int64_t world_size) {

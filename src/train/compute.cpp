@@ -5,7 +5,9 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <spdlog/spdlog.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 
@@ -50,6 +52,27 @@ AutocastGuard::~AutocastGuard() {
 std::string resolve_precision(const Recipe& recipe) {
   if (recipe.precision != "auto") return recipe.precision;
   return processor_has_fast_bf16() ? "bf16" : "fp32";
+}
+
+nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
+                                            int64_t world_size) {
+  return {{"threads", threads.compute},
+          {"processor", processor_name()},
+          {"precision", resolve_precision(recipe)},
+          {"keiko", KEIKO_VERSION},
+          {"world_size", world_size},
+          {"micro_batch_size", recipe.micro_batch_size},
+          {"activation_checkpointing", recipe.train.activation_checkpointing},
+          {"torch", TORCH_VERSION}};
+}
+
+void warn_of_other_conditions(const nlohmann::json& state, const nlohmann::ordered_json& now) {
+  for (const auto& [key, value] : now.items())
+    if (state.contains(key) && state[key] != value)
+      spdlog::warn(
+          "resumed with another {} ({} then, {} now): same samples, weights equal up to rounding, "
+          "not bit-exact",
+          key, state[key].dump(), value.dump());
 }
 
 }  // namespace keiko::train

@@ -1,6 +1,7 @@
 // How this process computes: threads, precision, and kernels that do not depend on timing.
 
 #pragma once
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "dist/launch.h"
@@ -32,5 +33,11 @@ class AutocastGuard {
 
 // "fp32", "bf16" or "float64" for this machine.
 std::string resolve_precision(const Recipe& recipe);
+
+// What bit-exact resume depends on besides the recipe's defining keys; part of state.json.
+nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
+                                            int64_t world_size);
+// Logs what differs between a checkpoint's state and the conditions `now`.
+void warn_of_other_conditions(const nlohmann::json& state, const nlohmann::ordered_json& now);
 
 }  // namespace keiko::train

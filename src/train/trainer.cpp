@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <torch/headeronly/version.h>
 
 #include <cmath>
 
@@ -188,20 +187,8 @@ void Run::resume() {
   if (loaded.state.contains("guard")) guard_.restore(loaded.state["guard"]);
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
-  // What bit-exact resume depends on besides the recipe.
-  const ordered_json now = {{"threads", threads_.compute},
-                            {"processor", processor_name()},
-                            {"precision", resolve_precision(recipe_)},
-                            {"keiko", KEIKO_VERSION},
-                            {"world_size", communicator_.world_size()},
-                            {"micro_batch_size", recipe_.micro_batch_size},
-                            {"torch", TORCH_VERSION}};
-  for (const auto& [key, value] : now.items())
-    if (loaded.state.contains(key) && loaded.state[key] != value)
-      spdlog::warn(
-          "resumed with another {} ({} then, {} now): same samples, weights equal up to "
-          "rounding, not bit-exact",
-          key, loaded.state[key].dump(), value.dump());
+  warn_of_other_conditions(loaded.state,
+                           computing_conditions(recipe_, threads_, communicator_.world_size()));
 }
 
 // Every rank decodes the same clips.
@@ -395,12 +382,9 @@ void Run::save(bool wait) {
     content.state["data_hash"] = hex64(dataset_.hash());
     content.state["bad_samples"] = bad_samples_;
     content.state["guard"] = guard_.state();
-    content.state["threads"] = threads_.compute;
-    content.state["precision"] = resolve_precision(recipe_);
-    content.state["processor"] = processor_name();
-    content.state["micro_batch_size"] = recipe_.micro_batch_size;
-    content.state["torch"] = TORCH_VERSION;
-    content.state["keiko"] = KEIKO_VERSION;
+    for (const auto& [key, value] :
+         computing_conditions(recipe_, threads_, communicator_.world_size()).items())
+      content.state[key] = value;
     content.state["time"] = utc_now();
   }
   checkpoints_->save(std::move(content));

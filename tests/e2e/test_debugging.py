@@ -82,7 +82,9 @@ def test_overfit_shows_the_same_few_clips_over_and_over_and_they_are_learned(kei
 
 @pytest.mark.parametrize("name", runs.OBJECTIVES)
 def test_activation_checkpointing_changes_no_bit(name, keiko, drift, train):
-    base = runs.OBJECTIVES[name]
+    """V-JEPA's masks run each block several times, whose gradients are then added one by one: the same bits
+    only where nothing was added before, in whole batches."""
+    base = runs.changed(runs.OBJECTIVES[name], {"micro_batch_size": 0} if name == "vjepa2" else {})
     plain = train("plain", base, {"data": str(drift / "train.kix")})
     recomputed = train("recomputed", base, {"data": str(drift / "train.kix"), "train.activation_checkpointing": True})
     assert (runs.checkpoint(plain) / "model.safetensors").read_bytes() == \
