@@ -127,7 +127,8 @@ void add_eval(CLI::App& app, Action& action) {
           {"checkpoint", weights},
           {"data", dataset.describe()},
           {"views", fmt::format("{} x {}", r.eval.views.temporal, r.eval.views.spatial)}};
-      for (const auto& [key, value] : objective->summarize(rows).items()) out[key] = value;
+      const auto summary = objective->summarize(rows);
+      for (const auto& [key, value] : summary.items()) out[key] = value;
       if (o->knn > 0) {
         const data::Dataset known = open_dataset(r, false);
         const auto run_knn = [&](objective::Objective& encoder) {

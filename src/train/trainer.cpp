@@ -382,9 +382,9 @@ void Run::save(bool wait) {
     content.state["data_hash"] = hex64(dataset_.hash());
     content.state["bad_samples"] = bad_samples_;
     content.state["guard"] = guard_.state();
-    for (const auto& [key, value] :
-         computing_conditions(recipe_, threads_, communicator_.world_size()).items())
-      content.state[key] = value;
+    const ordered_json conditions =
+        computing_conditions(recipe_, threads_, communicator_.world_size());
+    for (const auto& [key, value] : conditions.items()) content.state[key] = value;
     content.state["time"] = utc_now();
   }
   checkpoints_->save(std::move(content));
