@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -357,6 +358,7 @@ def main():
     if a.plan:
         return
     write_json(known, settings)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs is told to save, too
     is_whole = run_all(bench, jobs, a.jobs)
     print("\n" + write_tables(bench))
     if not is_whole:

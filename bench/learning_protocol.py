@@ -76,7 +76,7 @@ def arms(methods):
 def control_of(arm):
     """The arm that this one is compared with, or None when it is such an arm itself."""
     kind, _, method = arm.partition("-")
-    if method not in METHODS:
+    if kind == "scratch" or method not in METHODS:
         return None
     return f"scratch-{METHODS[method]}" if kind == "finetune" else f"{kind}-random-{METHODS[method]}"
 

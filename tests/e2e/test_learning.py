@@ -4,6 +4,7 @@ The data set says by construction what a single frame can tell: nothing, so 1/8 
 """
 
 import json
+import subprocess
 
 import pytest
 
@@ -28,3 +29,20 @@ def test_direction_is_learned_from_clips_and_not_from_single_frames(keiko, clips
         assert last["top1"] >= 0.90, last
     else:
         assert last["top1_high"] <= 0.20, last
+
+
+def test_synth_writes_several_sprites_distractors_and_longer_clips(keiko, tmp_path):
+    clips = {}
+    for name, options in {"one": (), "several": ("--sprites", 3), "distractors": ("--distractors", 2),
+                          "long": ("--frames", 40)}.items():
+        folder = tmp_path / name
+        keiko("synth", "--task", "sprites", *options, "--out", folder, "--train", 8, "--test", 8)
+        videos = sorted((folder / "train").rglob("*.mp4"))
+        assert len(videos) == 8 and (folder / "train.kix").exists() and (folder / "test.kix").exists()
+        clips[name] = videos[0].read_bytes()
+        frames = subprocess.run(["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames",
+                                 "-of", "csv=p=0", videos[0]], check=True, stdout=subprocess.PIPE).stdout
+        assert int(frames) == (40 if name == "long" else 16)
+    assert len(set(clips.values())) == 4
+    refused = keiko("synth", "--task", "drift", "--distractors", 1, "--out", tmp_path / "no", check=False)
+    assert refused.returncode == 2 and "--task drift has no sprites" in refused.stderr
