@@ -47,6 +47,10 @@ def write_json(path, value):
     beside.replace(path)
 
 
+class Stopped(Exception):
+    """A job ended because the whole program does."""
+
+
 class Bench:
     """Where everything lies, and how programs are run. Safe to use from several threads."""
 
@@ -65,7 +69,7 @@ class Bench:
         with open(output, "w") as stdout, open(errors, "w") as stderr:
             with self.lock:
                 if self.is_stopping:
-                    raise RuntimeError("stopped")
+                    raise Stopped
                 process = subprocess.Popen([str(c) for c in command], stdout=stdout, stderr=stderr,
                                            stdin=subprocess.DEVNULL, env=env)
                 self.processes.add(process)
@@ -73,6 +77,8 @@ class Bench:
             process.returncode = os.waitstatus_to_exitcode(status)
             with self.lock:
                 self.processes.discard(process)
+        if process.returncode != 0 and self.is_stopping:
+            raise Stopped
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(map(str, command))}\nended with {process.returncode}: "
                                f"{errors.read_text(errors='replace')[-2000:]}")
@@ -291,9 +297,10 @@ def run_all(bench, jobs, workers):
                 futures = {pool.submit(run_job, bench, job): job for job in todo}
                 try:
                     for future in concurrent.futures.as_completed(futures):
-                        if future.exception() is not None:
+                        error = future.exception()
+                        if error is not None and not isinstance(error, Stopped):
                             failed.append(futures[future].name)
-                            say(f"{futures[future].name} FAILED: {future.exception()}")
+                            say(f"{failed[-1]} FAILED, so nothing more is started: {error}")
                             bench.stop()
                 except KeyboardInterrupt:
                     say("stopping; the same command goes on from here")
