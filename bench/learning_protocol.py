@@ -9,7 +9,8 @@ TASKS = {  # what synth draws, and frames of a clip
     "drift": {"synth": ["--task", "drift"], "frames": 8, "steps": 150},
     "sprites": {"synth": ["--task", "sprites"], "frames": 8, "steps": 300},
     "several": {"synth": ["--task", "sprites", "--sprites", "3"], "frames": 8, "steps": 300},
-    "distractors": {"synth": ["--task", "sprites", "--distractors", "2"], "frames": 8, "steps": 300},
+    "distractors": {"synth": ["--task", "sprites", "--sprites", "3", "--distractors", "2"], "frames": 8,
+                    "steps": 300},
     "long": {"synth": ["--task", "drift", "--frames", "32"], "frames": 16, "steps": 150},
 }
 METHODS = {"future": "videomae", "tube": "videomae", "vjepa2": "vjepa2"}  # and their backbones
