@@ -32,6 +32,7 @@ sys.dont_write_bytecode = True
 import learning_protocol as protocol  # noqa: E402
 import learning_tables as tables  # noqa: E402
 
+RIDGE_CLIPS = 4000  # more would not fit a small machine's memory well
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -143,13 +144,15 @@ def data_job(bench, task, seed):
     def work():
         folder = bench.out / "data" / task / f"s{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # half of a data set that was being written
-        synth = [bench.keiko, "-q", "synth", *protocol.TASKS[task]["synth"], "--threads", 1]
+        synth = [bench.keiko, "-q", "synth", *protocol.TASKS[task]["synth"], "--frames",
+                 protocol.TASKS[task]["frames"], "--threads", 1]
         _, cpu_s = bench.run(*synth, "--out", folder, "--train", clips["train"], "--test", clips["test"], "--seed", seed)
         _, more_s = bench.run(*synth, "--out", folder / "validation", "--train", 0, "--test", clips["validation"],
                               "--seed", 1000 + seed)
         return {"cpu_s": cpu_s + more_s}
 
-    return Job(name, 0, protocol.START_S * 2 + sum(clips.values()) * protocol.CLIP_S["synth"], work)
+    return Job(name, 0, protocol.START_S * 2 + sum(clips.values()) * protocol.CLIP_S["synth"]
+               * protocol.TASKS[task]["frames"] / 8, work)
 
 
 def pretraining_job(bench, task, method, seed):
@@ -167,13 +170,13 @@ def pretraining_job(bench, task, method, seed):
         return {"test": figures, "cpu_s": cpu_s, "gates_cpu_s": more_s}
 
     cost = protocol.cost(p, task, method, p["pretrain_steps"][method], p["pretrain_batch"], p["clips"]["test"])
-    return Job(name, 1, cost + protocol.RIDGE_S.get(method, 0) * (p["clips"]["train"] / 4000) ** 2, work)
+    return Job(name, 1, cost + protocol.RIDGE_S.get(method, 0) * min(1, p["clips"]["train"] / RIDGE_CLIPS) ** 2, work)
 
 
 def ridge_figures(bench, name, train, test):
     cpu_s, files = 0, []
     batch, clips = bench.p["pretrain_batch"], bench.p["clips"]
-    for data, count in ((train, clips["train"]), (test, clips["test"])):
+    for data, count in ((train, min(RIDGE_CLIPS, clips["train"])), (test, clips["test"])):
         files.append(bench.run_folder(name) / f"ridge-{len(files)}.safetensors")
         _, s = bench.run(bench.keiko, "-q", "preview", bench.run_folder(name), "--tensors", files[-1], "--steps",
                          count // batch, f"data=[{{path: {data}}}]")
