@@ -29,8 +29,10 @@ void check_classes(const std::string& checkpoint, const std::vector<std::string>
 }
 
 // Of each class's items the share that was taken for each class, as a picture.
-void draw_confusion(const std::string& path, const at::Tensor& rows, int64_t classes) {
+void draw_confusion(const std::string& path, const at::Tensor& rows, int64_t named) {
   const at::Tensor label = rows.select(1, 3).to(at::kLong), said = rows.select(1, 4).to(at::kLong);
+  // A head may have more classes than the data.
+  const int64_t classes = std::max(named, said.max().item<int64_t>() + 1);
   const at::Tensor counts =
       at::bincount(label * classes + said, {}, classes * classes).view({classes, classes});
   const at::Tensor shares =
@@ -45,10 +47,18 @@ void draw_confusion(const std::string& path, const at::Tensor& rows, int64_t cla
 nlohmann::ordered_json knn(objective::Objective& objective, const data::Dataset& known,
                            const data::Dataset& asked, const train::EvalOptions& options,
                            int decode_threads, dist::Communicator& communicator, int64_t k) {
+  if (known.class_names() != asked.class_names())
+    fail(ErrorKind::kUsage,
+         "--knn: data {} and eval.data {} have other classes; index them with "
+         "the same ones",
+         known.describe(), asked.describe());
   const auto collect = [&](const data::Dataset& dataset, const char* what) {
     report::Progress progress(what);
+    train::EvalOptions which = options;
+    // The first items of a catalogue are those of its first classes: the known ones are all taken.
+    if (&dataset == &known) which.max_items = 0;
     auto features = train::collect_features(
-        default_env(), objective, dataset, options, decode_threads, communicator,
+        default_env(), objective, dataset, which, decode_threads, communicator,
         [] { return std::make_unique<media::CpuClipDecoder>(default_env()); },
         [&](int64_t done, int64_t total) { progress.update(done, total); });
     progress.finish("");
@@ -111,6 +121,10 @@ void add_eval(CLI::App& app, Action& action) {
         weights = *checkpoint;
         if (objective->needs_label()) check_classes(*checkpoint, dataset.class_names());
       }
+      if (!o->confusion.empty() &&
+          objective->evaluation_columns() != objective::classification_columns())
+        fail(ErrorKind::kUsage, "--confusion: objective {} does not classify with one head",
+             r.objective.name);
       const auto launch = dist::read_launch_environment();
       const auto communicator = dist::make_communicator(launch, double(r.train.timeout_s));
       const auto threads = train::share_threads(r, launch, usable_cores());
@@ -139,9 +153,6 @@ void add_eval(CLI::App& app, Action& action) {
       }
       if (launch.rank != 0) return 0;
       if (!o->confusion.empty()) {
-        if (objective->evaluation_columns() != objective::classification_columns())
-          fail(ErrorKind::kUsage, "--confusion: objective {} does not classify with one head",
-               r.objective.name);
         draw_confusion(o->confusion, rows, int64_t(dataset.class_names().size()));
       }
       if (o->json) {

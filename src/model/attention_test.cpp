@@ -125,7 +125,8 @@ TEST(Attention, EveryKernelThatThisProcessorRunsAgrees) {
 #endif
   if (known.size() < 2) GTEST_SKIP() << "this processor has fewer than two kinds of kernels";
   const int64_t n = 250, d = 40;
-  std::vector<at::Tensor> outs;
+  std::vector<at::Tensor> outs, grads;
+  const at::Tensor upstream = noise({n, d}, 12);
   for (const AttentionKernels* kernels : known) {
     const at::Tensor q = noise({n, d}, 9), k = noise({n, d}, 10), v = noise({n, d}, 11);
     const at::Tensor out = at::empty({n, d}), sums = at::empty({n});
@@ -137,7 +138,17 @@ TEST(Attention, EveryKernelThatThisProcessorRunsAgrees) {
     head.out = out.data_ptr<float>(), head.log_sum = sums.data_ptr<float>();
     kernels->forward(head, scratch.data_ptr<float>());
     outs.push_back(out);
+    const at::Tensor grad = at::empty({3, n, d});
+    const at::Tensor more = at::empty({kernels->backward_scratch(n, n, d)});
+    head.out_grad = upstream.const_data_ptr<float>();
+    head.q_grad = grad[0].data_ptr<float>();
+    head.k_grad = grad[1].data_ptr<float>();
+    head.v_grad = grad[2].data_ptr<float>();
+    head.out_grad_step = head.q_grad_step = head.k_grad_step = head.v_grad_step = d;
+    kernels->backward(head, more.data_ptr<float>());
+    grads.push_back(grad);
   }
+  EXPECT_LT(error_of(grads[0], grads[1].to(at::kDouble)), 1e-5);
   EXPECT_LT(error_of(outs[0], outs[1].to(at::kDouble)), 1e-6);
 }
 

@@ -233,7 +233,8 @@ struct AttentionFor {
         for (int64_t c = 0; c < width; ++c)
           dot += h.out[i * h.out_step + c] * h.out_grad[i * h.out_grad_step + c];
       dots[i] = dot;
-      log_sums[i] = i < h.queries ? h.log_sum[i] : 3e38f;  // rows beyond: probability 0
+      log_sums[i] =
+          i < h.queries ? h.log_sum[i] : 3e38f;  // rows beyond: next to nothing, never read
     }
     const Vector unit = splat(h.scale * 1.44269504088896341f), scale = splat(h.scale);
     for (int64_t key = 0; key < h.keys; key += kKeys) {

@@ -93,6 +93,9 @@ class Checker {
   // All gradients that the fixture holds under `prefix`, and none that it does not.
   void gradients(const std::string& prefix) {
     double unexpected = 0;
+    int64_t unvisited = 0;
+    for (const auto& [name, tensor] : golden_.expected.tensors)
+      unvisited += name.rfind(prefix, 0) == 0;
     for (const Parameter& p : parameters_.all()) {
       const std::vector<std::string> names =
           p.spec.parts.empty() ? std::vector<std::string>{p.spec.name} : p.spec.parts;
@@ -100,9 +103,11 @@ class Checker {
       for (size_t i = 0; i < names.size(); ++i) {
         const std::string name = prefix + names[i];
         if (!has(name)) {
-          unexpected = std::max(unexpected, chunks[i].abs().max().item<double>());
+          const double size = chunks[i].abs().max().item<double>();
+          unexpected = size <= unexpected ? unexpected : size;  // NaN counts
           continue;
         }
+        --unvisited;
         // Zero in exact arithmetic: softmax cancels what all keys share.
         if (names[i].ends_with("k_proj.bias"))
           checks_.push_back({name, (chunks[i] - expected(name)).abs().max().item<double>(),
@@ -112,6 +117,7 @@ class Checker {
       }
     }
     checks_.push_back({prefix + "* of parameters the loss does not reach", unexpected, 0});
+    checks_.push_back({prefix + "* that no parameter has", double(unvisited), 0});
   }
   TokenGrid grid_of(const at::Tensor& clip) const {  // [B, T, C, H, W]
     return make_grid(config_.vit, clip.size(1), clip.size(3), clip.size(4));

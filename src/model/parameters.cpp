@@ -54,8 +54,8 @@ at::Tensor Parameters::declare(ParameterSpec spec) {
   return handle;
 }
 
-void Parameters::allocate(uint64_t seed) {
-  lay_out(true);
+void Parameters::allocate(uint64_t seed, bool trained) {
+  lay_out(trained);
   for (Parameter& p : parameters_) {
     const c10::NoGradGuard no_grad;
     fill(p.spec, seed, p.value.detach());

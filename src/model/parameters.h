@@ -62,7 +62,8 @@ class Parameters {
   // Announces a parameter. The handle is empty until allocate() and stays valid afterwards.
   at::Tensor declare(ParameterSpec spec);
   // Lays out the buffers and fills them with first values. Call once, after the last declare().
-  void allocate(uint64_t seed);
+  // `trained` false: without gradients.
+  void allocate(uint64_t seed, bool trained = true);
   // The same for parameters that are not trained: no gradients, values copied from the parameters
   // of `source` with the same names, which must all be there.
   void allocate_copy(const Parameters& source);

@@ -51,7 +51,10 @@ std::pair<int64_t, int64_t> read_image_size(const json& config, const Keys& keys
   const auto found = config.find("image_size");
   if (found != config.end() && found->is_array() && found->size() == 2 &&
       (*found)[0].is_number_integer() && (*found)[1].is_number_integer())
-    return {(*found)[0], (*found)[1]};
+    for (const json& side : *found)
+      if (side.get<int64_t>() < 1 || side.get<int64_t>() > (1 << 20))
+        keys.refuse("image_size", "must be between 1 and 1048576");
+  return {(*found)[0], (*found)[1]};
   const int64_t side = keys.size("image_size", 224);
   return {side, side};
 }
@@ -102,6 +105,8 @@ void read_videomae(const json& config, const Keys& keys, PublishedConfig& c) {
   // transformers 5.18 renamed the key and still reads the old one.
   c.vit.qkv_bias = keys.get<bool>(keys.has("qv_bias") ? "qv_bias" : "qkv_bias", true);
   c.vit.positions = keys.get<std::string>("keiko_positions", "sinusoid");
+  if (c.vit.positions != "sinusoid" && c.vit.positions != "learned")
+    keys.refuse("keiko_positions", "is neither sinusoid nor learned");
   c.mean_pooling = keys.get<bool>("use_mean_pooling", true);
   c.norm_pix_loss = keys.get<bool>("norm_pix_loss", true);
   c.decoder.width = keys.size("decoder_hidden_size", 384);
@@ -121,6 +126,8 @@ void read_vjepa2(const Keys& keys, PublishedConfig& c) {
   c.vit.mlp_ratio = keys.ratio("mlp_ratio", 4);
   c.vit.qkv_bias = keys.get<bool>("qkv_bias", true);
   c.vit.positions = keys.get<std::string>("keiko_positions", "rope");
+  if (c.vit.positions != "rope" && c.vit.positions != "rope_interleaved")
+    keys.refuse("keiko_positions", "is neither rope nor rope_interleaved");
   c.predictor.width = keys.size("pred_hidden_size", 384);
   c.predictor.depth = keys.size("pred_num_hidden_layers", 12, 0);
   c.predictor.heads = keys.size("pred_num_attention_heads", 12);

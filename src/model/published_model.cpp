@@ -32,7 +32,7 @@ PublishedModel::PublishedModel(const PublishedConfig& c, int64_t classes, at::Sc
     else
       m.videomae = std::make_unique<VideoMaeEncoder>(parameters_, c.vit, grid, !c.mean_pooling);
   }
-  parameters_.allocate(0);
+  parameters_.allocate(0, /*trained=*/false);
 }
 
 PublishedModel::~PublishedModel() = default;

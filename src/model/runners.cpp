@@ -20,8 +20,14 @@ class AutocastAs {
  public:
   explicit AutocastAs(bool on) : before_(at::autocast::is_autocast_enabled(at::kCPU)) {
     at::autocast::set_autocast_enabled(at::kCPU, on);
+    at::autocast::increment_nesting();
   }
-  ~AutocastAs() { at::autocast::set_autocast_enabled(at::kCPU, before_); }
+  // The last one out empties the cache of converted weights, or the next step would run on weights
+  // from before its update.
+  ~AutocastAs() {
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, before_);
+  }
   AutocastAs(const AutocastAs&) = delete;
   AutocastAs& operator=(const AutocastAs&) = delete;
 

@@ -1,6 +1,8 @@
 #include "model/runners.h"
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include "model/vjepa2.h"
@@ -13,7 +15,10 @@ struct Step {
   double loss = 0;
   std::vector<at::Tensor> gradients;
 };
-Step step_with(const BlockRunner& runner, at::ScalarType dtype) {
+// With `steps` > 1 the weights move in between, by a tenth of the gradients. `autocast`: in bf16,
+// as training does it.
+Step step_with(const BlockRunner& runner, at::ScalarType dtype, int steps = 1,
+               bool autocast = false) {
   VitOptions vit;
   vit.model = "custom";
   vit.width = 24;
@@ -30,9 +35,22 @@ Step step_with(const BlockRunner& runner, at::ScalarType dtype) {
   const at::Tensor ids = at::arange(grid.count(), at::kLong).unsqueeze(0).expand({2, -1});
   const at::Tensor keep =
       at::tensor({0.0, 1.25, 1.25, 1.25}, at::kDouble).to(dtype).view({1, 2, 2}).expand({3, 2, 2});
-  const at::Tensor loss = at::cross_entropy_loss(model.forward(patches, ids, keep, runner),
-                                                 at::tensor({1, 4}, at::kLong));
-  loss.backward();
+  at::Tensor loss;
+  for (int step = 0; step < steps; ++step) {
+    if (step > 0) {
+      const c10::NoGradGuard no_grad;
+      for (auto& buffer : parameters.buffers()) buffer.value.sub_(buffer.grad, 0.1);
+    }
+    parameters.zero_grad();
+    at::autocast::set_autocast_enabled(at::kCPU, autocast);
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    at::autocast::increment_nesting();
+    loss = at::cross_entropy_loss(model.forward(patches, ids, keep, runner).to(dtype),
+                                  at::tensor({1, 4}, at::kLong));
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+    loss.backward();
+  }
   Step step{loss.item<double>(), {}};
   for (const auto& buffer : parameters.buffers()) step.gradients.push_back(buffer.grad.clone());
   return step;
@@ -49,6 +67,15 @@ TEST(CheckpointingRunner, GradientsAreTheSameToTheBit) {
       EXPECT_GT(kept.gradients[i].abs().max().item<double>(), 0) << i;
     }
   }
+}
+
+// Converted weights are cached by autocast: a step must not find those of the step before.
+TEST(CheckpointingRunner, UnderAutocastEveryStepSeesItsOwnWeights) {
+  const Step kept = step_with(BlockRunner(), at::kFloat, 3, true);
+  const Step recomputed = step_with(CheckpointingRunner(), at::kFloat, 3, true);
+  EXPECT_EQ(kept.loss, recomputed.loss);
+  for (size_t i = 0; i < kept.gradients.size(); ++i)
+    EXPECT_TRUE(kept.gradients[i].equal(recomputed.gradients[i])) << i;
 }
 
 TEST(WatchingRunner, SeesEveryBlockAndChangesNothing) {

@@ -117,7 +117,7 @@ VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
                                .expand({seen.size(0), m, options_.width});
   const Rotation rotation =
       make_rotation(at::cat({context_ids, target_ids}, 1), options_.width / options_.heads, side_,
-                    encoder_.positions, context.scalar_type());
+                    encoder_.positions, mask_tokens_.scalar_type());
   at::Tensor x = at::cat({seen, token}, 1);
   // Unless the context tokens are said, too, the last block computes the target's alone.
   const int64_t unread = context_proj.weight.defined() ? 0 : k;

@@ -103,7 +103,7 @@ class Classification : public Objective {
     }
     const at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
                                            batch.positions, parameters_.dtype());
-    const at::Tensor logits = network_->forward(patches, keep, runner);
+    const at::Tensor logits = network_->forward(patches, keep, runner).to(parameters_.dtype());
     const at::Tensor target =
         mixed_targets(batch.label, options_.num_classes, options_.label_smoothing, mixes, partners,
                       logits.scalar_type());
@@ -278,7 +278,12 @@ at::Tensor classification_rows(const at::Tensor& logits_in, const at::Tensor& la
   }
   const at::Tensor predicted = logits.argmax(1);
   const at::Tensor own = logits.gather(1, label.unsqueeze(1));
-  const at::Tensor rank = logits.gt(own).sum(1);  // classes that score higher than the right one
+  // Classes before the right one: those that score higher, and equal ones with smaller numbers. A
+  // score that is no number is behind all.
+  const at::Tensor earlier =
+      logits.eq(own).logical_and(at::arange(logits.size(1)).unsqueeze(0).lt(label.unsqueeze(1)));
+  const at::Tensor rank =
+      at::where(own.squeeze(1).isnan(), logits.size(1), logits.gt(own).logical_or(earlier).sum(1));
   return at::stack({at::cross_entropy_loss(logits, label, {}, at::Reduction::None),
                     predicted.eq(label).to(at::kDouble), rank.lt(5).to(at::kDouble),
                     label.to(at::kDouble), predicted.to(at::kDouble)},

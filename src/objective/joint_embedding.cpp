@@ -55,7 +55,7 @@ class JointEmbedding : public Objective {
   std::vector<std::string> metric_names() const override { return {"target_loss", "token_std"}; }
 
   std::string alarm(const std::vector<double>& metrics) const override {
-    if (metrics[1] > kCollapsed) return "";
+    if (!(metrics[1] <= kCollapsed)) return "";  // NaN is the guard's business
     return fmt::format(
         "token_std = {:.4g}: the encoder says nearly the same of every token (collapse); lower "
         "optimizer.base_lr, or raise objective.ema or optimizer.warmup_steps",
@@ -232,9 +232,8 @@ class JointEmbedding : public Objective {
                               batch.positions);
     // Every clip a batch of its own: only equal numbers of tokens can be stacked.
     if (batch.positions.size() == 1) return split_alone(batch.positions[0], generator);
-    const int64_t first = batch.positions.front();
-    return make_block_masks(options_.masks[size_t(generator)], generator, cut_, grid_,
-                            context_.seed, first, 0, 0, batch.positions);
+    fail(ErrorKind::kInternal, "masks of {} clips were asked for outside of training",
+         batch.positions.size());
   }
   ContextTarget split_alone(int64_t position, int64_t generator) const {
     return make_block_masks(options_.masks[size_t(generator)], generator, cut_, grid_,
@@ -249,7 +248,10 @@ class JointEmbedding : public Objective {
   at::Tensor teacher_tokens(const at::Tensor& video) const {
     const c10::NoGradGuard no_grad;
     const at::Tensor ids = model::all_tokens(video.size(0), grid_);
-    return teacher_.forward(take(video, ids), ids, {}, model::BlockRunner());
+    // Under autocast the encoder's last norm leaves bf16: targets, losses and figures are not made
+    // of that.
+    return teacher_.forward(take(video, ids), ids, {}, model::BlockRunner())
+        .to(parameters_.dtype());
   }
   // The same through the parameterless norm.
   at::Tensor teach(const at::Tensor& video) const {
@@ -270,6 +272,7 @@ class JointEmbedding : public Objective {
     losses.target = difference(said.target, gather_tokens(targets, split.target)).mean(1);
     losses.all = losses.target;
     if (weight > 0) {
+      // The public code takes the square root of the distance ("decreases less aggressive").
       const at::Tensor by_token =
           difference(said.context, gather_tokens(targets, split.context)) / distances(split).sqrt();
       losses.all = losses.all + weight * by_token.mean(1);
@@ -279,9 +282,10 @@ class JointEmbedding : public Objective {
 
   // Mean absolute difference of each token, [b, K].
   static at::Tensor difference(const at::Tensor& said, const at::Tensor& wanted) {
-    return (said - wanted).abs().mean(2);
+    return (said.to(wanted.scalar_type()) - wanted).abs().mean(2);
   }
 
+  // V-JEPA 2.1's public code: 0 up to the first step, a line to the second, then constant.
   double context_weight(int64_t step) const {
     const double first = double(options_.context_loss_warmup[0]);
     const double last = double(options_.context_loss_warmup[1]);

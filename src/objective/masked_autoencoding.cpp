@@ -30,6 +30,11 @@ class MaskedAutoencoding : public Objective {
         hidden_(hidden_count(options.mask, grid_)),
         parameters_(context.dtype),
         model_(parameters_, options.vit, options.decoder, grid_) {
+    if (options.decoder_mask.ratio > 0 && (grid_.rows % 2 != 0 || grid_.columns % 2 != 0))
+      fail(ErrorKind::kUsage,
+           "objective.decoder_mask_ratio = {} needs an even number of tokens along both sides, but "
+           "clip.size = {} is {} x {} of them; use another clip.size",
+           options.decoder_mask.ratio, context.size, grid_.rows, grid_.columns);
     if (!context.dry_run) parameters_.allocate(context.seed);
   }
 
@@ -47,7 +52,7 @@ class MaskedAutoencoding : public Objective {
     const at::Tensor errors =
         model::target_errors(predicted, batch.video, split.masked, grid_, target_unit());
     if (!split.counted.defined()) return {errors.mean(1).sum(), {}};
-    return {((errors * split.counted).sum(1) / split.counted.sum(1)).sum(), {}};
+    return {((errors * split.counted).sum(1) / split.counted.sum(1).clamp_min(1)).sum(), {}};
   }
 
   // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what

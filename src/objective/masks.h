@@ -27,8 +27,8 @@ std::vector<bool> make_mask(const MaskRule& rule, const model::TokenGrid& grid, 
 
 // Which masked tokens a decoder has to say (VideoMAE v2, Wang et al. 2023, "running cell"): the
 // frame is tiled with cells of 2x2 tokens; at each tubelet time `ratio` of a cell's four places are
-// left out, and the places run around the cell with time, so that every place is decoded equally
-// often.
+// left out, and the places move on with time, so that over four times every place is decoded
+// equally often. Rows and columns of the grid must be even.
 struct DecoderMaskRule {
   double ratio = 0;  // share of tokens that are not decoded: 0 (off), 0.25, 0.5 or 0.75
 };

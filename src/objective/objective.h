@@ -87,7 +87,8 @@ class Objective {
   // The block of the flat buffers that layer-wise learning-rate decay counts from (the head's);
   // 0: this objective has none.
   virtual int head_block() const { return 0; }
-  // Called on every rank after the weights were updated; `steps` counts updates, this one included.
+  // Called on every rank after the weights were updated; `steps` counts the run's steps, this one
+  // and skipped ones included. Not called for a step that the guard skips.
   virtual void after_step(int64_t steps) { (void)steps; }
   // Moving averages of weights, under the names of weights() where they average them.
   virtual std::vector<model::NamedTensor> ema_weights() { return {}; }

@@ -159,6 +159,17 @@ TEST(Objective, BaselinesAreWhatTheirNamesSay) {
 }
 
 // Views of an item: the softmax of each, averaged, is what counts.
+// Equal scores count for the class with the smaller number, and a score that is no number for none.
+TEST(Objective, TiesAndNotANumberAreNoHits) {
+  const at::Tensor label = at::tensor({6, 0, 3}, at::kLong);
+  at::Tensor logits = at::zeros({3, 7}, at::kDouble);
+  logits[2].fill_(std::nan(""));
+  const at::Tensor top5 = classification_rows(logits, label, 1).select(1, 2);
+  EXPECT_EQ(top5[0].item<double>(), 0);  // six others come first
+  EXPECT_EQ(top5[1].item<double>(), 1);
+  EXPECT_EQ(top5[2].item<double>(), 0);
+}
+
 TEST(Objective, PredictionsAreAveragedOverViews) {
   const at::Tensor logits = at::tensor({2.0, 0.0, 0.0, -1.0, 1.0, 3.0}, at::kDouble).view({2, 3});
   const at::Tensor row = classification_rows(logits, at::tensor({1, 1}, at::kLong), 2);
@@ -234,6 +245,19 @@ TEST(BlockMasks, TheRandomCutKeepsLateFramesAndTheRasterCutDoesNot) {
   };
   EXPECT_NEAR(late_share(MaskCut::kRandom), 1, 0.05);
   EXPECT_LT(late_share(MaskCut::kRaster), 0.5);
+}
+
+TEST(DecoderMask, AnOddGridIsRefused) {
+  const std::string keys =
+      "name: videomae, decoder_mask_ratio: 0.5, mask: random, mask_ratio: 0.5, model: custom, "
+      "width: 24, depth: 1, heads: 2, decoder_heads: 1, patch_size: ";
+  EXPECT_NO_THROW(make(keys + "4"));  // 4 x 4 tokens
+  try {
+    make(keys + "16");
+    FAIL() << "1 x 1 tokens have no whole cell";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("even number of tokens"), std::string::npos) << e.what();
+  }
 }
 
 TEST(DecoderMask, LeavesOutItsShareAndRunsAroundTheCell) {

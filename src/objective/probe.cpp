@@ -61,7 +61,7 @@ class Probe : public Objective {
         encoder_(frozen_, options, grid_) {
     declare_heads();
     if (context.dry_run) return;
-    frozen_.allocate(context.seed);
+    frozen_.allocate(context.seed, /*trained=*/false);
     parameters_.allocate(context.seed);
     for (auto& buffer : parameters_.buffers()) {
       const Head& head = heads_[size_t(buffer.block / blocks_of_head())];

@@ -2,7 +2,8 @@
 //
 // A linear probe sees the mean token, an attentive one all of them through a pooler with a learned
 // query (Bardes et al. 2024). Several heads with other learning rates and weight decays train side
-// by side on the same features: their losses add up and do not touch each other. Random encoders do
+// by side on the same features: their losses add up and do not touch each other, as long as
+// optimizer.clip_grad, which goes by the norm over all heads, is off. Random encoders do
 // surprisingly well under a probe, so a probe's figure means something only beside the same probe
 // on a random-init encoder (leave out init_from).
 

@@ -124,11 +124,18 @@ Features collect_features(Env* env, objective::Objective& objective, const data:
 at::Tensor knn_scores(const Features& known, const at::Tensor& asked, int64_t k, int64_t classes,
                       double temperature) {
   const auto unit = [](const at::Tensor& x) { return x / x.norm(2, {1}, true).clamp_min(1e-12); };
-  const at::Tensor similarity = at::matmul(unit(asked), unit(known.features).t());
-  const auto [nearest, index] = similarity.topk(std::min(k, known.features.size(0)), 1);
+  const at::Tensor from = unit(known.features).t(), to = unit(asked);
   const at::Tensor votes = at::zeros({asked.size(0), classes}, at::kDouble);
-  return votes.scatter_add(1, known.labels.index_select(0, index.flatten()).view(index.sizes()),
-                           (nearest / temperature).exp());
+  constexpr int64_t kAtOnce = 256;  // rows of similarities in memory
+  for (int64_t first = 0; first < asked.size(0); first += kAtOnce) {
+    const int64_t n = std::min(kAtOnce, asked.size(0) - first);
+    const auto [nearest, index] =
+        at::matmul(to.narrow(0, first, n), from).topk(std::min(k, known.features.size(0)), 1);
+    votes.narrow(0, first, n)
+        .scatter_add_(1, known.labels.index_select(0, index.flatten()).view(index.sizes()),
+                      (nearest / temperature).exp());
+  }
+  return votes;
 }
 
 }  // namespace keiko::train

@@ -114,4 +114,17 @@ std::string run_folder_of(const Recipe& recipe, const std::string& recipe_path) 
                      hex64(defining_hash(recipe)).substr(0, 8));
 }
 
+std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
+                                                     const data::Dataset& dataset, int64_t steps) {
+  objective::ObjectiveContext context;
+  context.steps = steps;
+  context.repeats = dataset.group_size();
+  context.num_frames = recipe.clip.num_frames;
+  context.size = recipe.clip.size;
+  context.seed = uint64_t(recipe.seed);
+  context.class_names = dataset.class_names();
+  context.dtype = recipe.precision == "float64" ? at::kDouble : at::kFloat;
+  return recipe.objective.options->make(context);
+}
+
 }  // namespace keiko::train

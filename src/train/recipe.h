@@ -94,4 +94,10 @@ uint64_t defining_hash(const Recipe& recipe);
 // recipe.run, or runs/NAME-HASH8 with NAME from the recipe's file name.
 std::string run_folder_of(const Recipe& recipe, const std::string& recipe_path);
 
+// The objective of a recipe, with the classes of `dataset`. `steps`: of the whole run; 0 outside of
+// training.
+std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
+                                                     const data::Dataset& dataset,
+                                                     int64_t steps = 0);
+
 }  // namespace keiko::train

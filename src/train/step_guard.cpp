@@ -22,9 +22,11 @@ void GuardOptions::bind(config::Binder& b) {
 StepGuard::Judgement StepGuard::skip(const std::string& reason) {
   ++skipped_;
   if (skipped_ > options_.max_skipped)
-    return {Verdict::kStop, fmt::format("{}; more than guard.max_skipped = {} steps were skipped",
-                                        reason, options_.max_skipped)};
-  return {Verdict::kSkip, reason};
+    return {Verdict::kStop,
+            fmt::format("{}; more than guard.max_skipped = {} steps were skipped", reason,
+                        options_.max_skipped),
+            "max_skipped"};
+  return {Verdict::kSkip, reason, ""};
 }
 
 StepGuard::Judgement StepGuard::judge(double loss, double grad_norm) {
@@ -33,7 +35,7 @@ StepGuard::Judgement StepGuard::judge(double loss, double grad_norm) {
                                    ? fmt::format("the loss is {}", loss)
                                    : fmt::format("the gradient norm is {}", grad_norm);
     if (options_.nonfinite == "skip") return skip(reason);
-    return {Verdict::kStop, reason};
+    return {Verdict::kStop, reason, "nonfinite"};
   }
   Judgement judgement;
   if (options_.spike != "off" && 2 * int64_t(losses_.size()) >= options_.window) {
@@ -49,7 +51,7 @@ StepGuard::Judgement StepGuard::judge(double loss, double grad_norm) {
           "mean of the last {}",
           loss, bound, options_.spike_std, losses_.size());
       if (options_.spike == "skip") return skip(reason);
-      judgement = {options_.spike == "stop" ? Verdict::kStop : Verdict::kCount, reason};
+      judgement = {options_.spike == "stop" ? Verdict::kStop : Verdict::kCount, reason, "spike"};
     }
   }
   if (options_.spike != "off") {

@@ -36,6 +36,7 @@ class StepGuard {
   struct Judgement {
     Verdict verdict = Verdict::kGood;
     std::string reason;  // "the loss 9.1 is a spike: ..."; empty when good
+    std::string key;     // of GuardOptions, that decided it
   };
 
   explicit StepGuard(const GuardOptions& options) : options_(options) {}

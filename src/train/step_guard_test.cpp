@@ -56,6 +56,7 @@ TEST(StepGuard, ARestoredGuardJudgesAsTheFirst) {
   o.spike = "skip";
   o.window = 8;
   o.spike_std = 2;
+  o.max_skipped = 1000;
   StepGuard whole(o), first(o);
   double x = 0.3;
   std::vector<double> losses;
@@ -70,7 +71,6 @@ TEST(StepGuard, ARestoredGuardJudgesAsTheFirst) {
   StepGuard second(o);
   second.restore(nlohmann::json::parse(first.state().dump()));
   for (int i = 30; i < 60; ++i) {
-    o.max_skipped = 1000;
     EXPECT_EQ(second.judge(losses[size_t(i)], 1).verdict, whole.judge(losses[size_t(i)], 1).verdict)
         << i;
   }

@@ -208,6 +208,7 @@ void Run::calibrate() {
     if (batch.gave_up)
       fail(ErrorKind::kTooMuchBad, "the first samples are all bad; the last: {}",
            batch.bad.back().reason);
+    const AutocastGuard autocast(use_autocast_);
     objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
     done += int64_t(batch.clips.size());
   }
@@ -292,8 +293,8 @@ bool Run::may_update(double loss, double grad_norm) {
   if (judgement.verdict == StepGuard::Verdict::kStop)
     fail(ErrorKind::kData,
          "step {}: {}; {}. To go on from the last checkpoint, lower optimizer.base_lr or "
-         "optimizer.clip_grad with --allow-change=optimizer, or set guard.nonfinite=skip",
-         step_, judgement.reason, look);
+         "optimizer.clip_grad with --allow-change=optimizer, or change guard.{}",
+         step_, judgement.reason, look, judgement.key);
   const bool skips = judgement.verdict == StepGuard::Verdict::kSkip;
   if (is_first())
     log_->write_warning(step_, skips ? "skipped_step" : "spike",
@@ -487,19 +488,6 @@ TrainResult Run::go() {
 }
 
 }  // namespace
-
-std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
-                                                     const data::Dataset& dataset, int64_t steps) {
-  objective::ObjectiveContext context;
-  context.steps = steps;
-  context.repeats = dataset.group_size();
-  context.num_frames = recipe.clip.num_frames;
-  context.size = recipe.clip.size;
-  context.seed = uint64_t(recipe.seed);
-  context.class_names = dataset.class_names();
-  context.dtype = recipe.precision == "float64" ? at::kDouble : at::kFloat;
-  return recipe.objective.options->make(context);
-}
 
 TrainResult train(const Recipe& recipe, const TrainContext& context) {
   catch_preemption();

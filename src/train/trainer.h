@@ -35,10 +35,4 @@ struct TrainResult {
 // kTooMuchBad.
 TrainResult train(const Recipe& recipe, const TrainContext& context);
 
-// The objective of a recipe, with the classes of `dataset`. `steps`: of the whole run; 0 outside of
-// training.
-std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
-                                                     const data::Dataset& dataset,
-                                                     int64_t steps = 0);
-
 }  // namespace keiko::train
