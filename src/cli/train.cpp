@@ -73,7 +73,9 @@ std::string memory_text(const train::Recipe& r, objective::Objective& objective)
   double trained = 0, held = 0;
   for (const objective::PartSize& part : objective.part_sizes())
     (part.is_trained ? trained : held) += number * double(part.count);
-  const int64_t clips = r.micro_batch_size > 0 ? r.micro_batch_size : r.batch_size;
+  const int64_t world = dist::read_launch_environment().world_size;
+  const int64_t slice = (r.batch_size + world - 1) / world;
+  const int64_t clips = r.micro_batch_size > 0 ? std::min(r.micro_batch_size, slice) : slice;
   const double kept = number * double(clips) * objective.activations_per_clip();
   std::string text = fmt::format(
       "{} a rank, about\n"
@@ -83,9 +85,12 @@ std::string memory_text(const train::Recipe& r, objective::Objective& objective)
   if (held > 0) text += fmt::format(", {} weights that are not trained", report::bytes_text(held));
   return text + fmt::format(
                     "\n                {} kept for the backward pass of {} clips ({} bytes "
-                    "a number; bf16 needs less)",
+                    "a number; bf16 needs less{})",
                     kept > 0 ? report::bytes_text(kept) : "unknown, not counted: what is", clips,
-                    number);
+                    number,
+                    r.train.activation_checkpointing
+                        ? "; much less with train.activation_checkpointing, not counted"
+                        : "");
 }
 
 // Nothing here allocates a weight, and the data need not be there, so that the plan of a giant
