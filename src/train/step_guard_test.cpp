@@ -47,7 +47,9 @@ TEST(StepGuard, ASpikeIsMeasuredAgainstTheLastGoodLosses) {
     EXPECT_EQ(again.judge(2.01, 1).verdict, verdict) << action;
     EXPECT_EQ(again.spikes(), std::string(action) == "off" ? 0 : 1);
     // A skipped loss is no good one.
-    if (std::string(action) == "skip") EXPECT_EQ(again.judge(2.01, 1).verdict, Verdict::kSkip);
+    if (std::string(action) == "skip") {
+      EXPECT_EQ(again.judge(2.01, 1).verdict, Verdict::kSkip);
+    }
   }
 }
 
