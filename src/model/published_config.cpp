@@ -50,11 +50,12 @@ class Keys {
 std::pair<int64_t, int64_t> read_image_size(const json& config, const Keys& keys) {
   const auto found = config.find("image_size");
   if (found != config.end() && found->is_array() && found->size() == 2 &&
-      (*found)[0].is_number_integer() && (*found)[1].is_number_integer())
+      (*found)[0].is_number_integer() && (*found)[1].is_number_integer()) {
     for (const json& side : *found)
       if (side.get<int64_t>() < 1 || side.get<int64_t>() > (1 << 20))
         keys.refuse("image_size", "must be between 1 and 1048576");
-  return {(*found)[0], (*found)[1]};
+    return {(*found)[0], (*found)[1]};
+  }
   const int64_t side = keys.size("image_size", 224);
   return {side, side};
 }

@@ -268,6 +268,15 @@ LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_
   return loaded;
 }
 
+objective::Weights first_weights(Env* env, const std::string& folder, const std::string& kind) {
+  LoadedCheckpoint loaded = load_checkpoint(env, folder, false);
+  if (kind == "ema" && loaded.ema.empty())
+    fail(ErrorKind::kUsage,
+         "init_weights = ema, but {} holds no ema.safetensors; set init_weights: model", folder);
+  if (kind == "model") loaded.ema.clear();
+  return {std::move(loaded.weights), std::move(loaded.ema)};
+}
+
 std::string resolve_weights(Env* env, const std::string& path) {
   if (model::holds_weights(env, path)) {
     // A checkpoint that lost its averaged weights would hand on the others without a word.

@@ -14,6 +14,7 @@
 #include "base/env.h"
 #include "dist/communicator.h"
 #include "model/parameters.h"
+#include "objective/objective.h"
 
 namespace keiko::train {
 
@@ -92,6 +93,11 @@ std::optional<std::string> find_checkpoint(Env* env, const std::string& folder);
 // wrote (shards, half precision and both spellings of names included). Throws Error(kData) or
 // Error(kIo) naming the file.
 LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer);
+
+// What a run starts from: the weights of `folder`, and its averaged ones unless `kind` is "model".
+// `kind`: init_weights of the recipe. Throws Error(kUsage) when averaged ones are asked for and
+// there are none.
+objective::Weights first_weights(Env* env, const std::string& folder, const std::string& kind);
 
 // RUN, RUN/checkpoints/step-N or any folder with model.safetensors or its shards -> the folder with
 // the weights.

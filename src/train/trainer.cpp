@@ -45,7 +45,6 @@ class Run {
   };
 
   void resume();
-  objective::Weights first_weights(const std::string& source) const;
   void calibrate();
   StepSums run_micro_batches(data::Batch& batch);
   double reduce_gradients();
@@ -56,6 +55,11 @@ class Run {
   void quarantine(const data::Batch& batch, int64_t total);
   void save(bool wait);
   void evaluate_now();
+  // "look at its samples with `keiko preview ...`"
+  std::string look_at_samples() const {
+    return fmt::format("look at its samples with `keiko preview {} --step {}`", context_.run_folder,
+                       step_);
+  }
   bool is_first() const { return context_.communicator->rank() == 0; }
 
   const Recipe& recipe_;
@@ -143,15 +147,6 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
                                   recipe.log.samples, restored_state_);
 }
 
-objective::Weights Run::first_weights(const std::string& source) const {
-  LoadedCheckpoint loaded = load_checkpoint(env_, source, false);
-  if (recipe_.init_weights == "ema" && loaded.ema.empty())
-    fail(ErrorKind::kUsage,
-         "init_weights = ema, but {} holds no ema.safetensors; set init_weights: model", source);
-  if (recipe_.init_weights == "model") loaded.ema.clear();
-  return {std::move(loaded.weights), std::move(loaded.ema)};
-}
-
 void Run::resume() {
   std::string folder;
   if (is_first()) folder = find_checkpoint(env_, context_.run_folder + "/checkpoints").value_or("");
@@ -159,7 +154,8 @@ void Run::resume() {
   if (folder.empty()) {
     if (!recipe_.init_from.empty()) {
       const std::string source = resolve_weights(env_, recipe_.init_from);
-      const std::string said = objective_->start_from(first_weights(source));
+      const std::string said =
+          objective_->start_from(first_weights(env_, source, recipe_.init_weights));
       if (is_first()) spdlog::info("starting from {}: {}", source, said);
     }
     calibrate();
@@ -246,7 +242,13 @@ Run::StepSums Run::run_micro_batches(data::Batch& batch) {
         sums = objective_->loss(view, runner);
       }
     }
-    sums.loss.backward();
+    try {
+      sums.loss.backward();
+    } catch (const c10::Error& e) {
+      if (!recipe_.debug.anomaly) throw;
+      fail(ErrorKind::kData, "step {}: {}; {}", step_, e.what_without_backtrace(),
+           look_at_samples());
+    }
     loss += sums.loss.item<double>();
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
@@ -288,8 +290,7 @@ double Run::reduce_gradients() {
 bool Run::may_update(double loss, double grad_norm) {
   const StepGuard::Judgement judgement = guard_.judge(loss, grad_norm);
   if (judgement.verdict == StepGuard::Verdict::kGood) return true;
-  const std::string look = fmt::format("look at its samples with `keiko preview {} --step {}`",
-                                       context_.run_folder, step_);
+  const std::string look = look_at_samples();
   if (judgement.verdict == StepGuard::Verdict::kStop)
     fail(ErrorKind::kData,
          "step {}: {}; {}. To go on from the last checkpoint, lower optimizer.base_lr or "

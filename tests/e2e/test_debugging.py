@@ -111,7 +111,8 @@ def test_anomaly_mode_names_the_operation(keiko, drift, tmp_path):
                                 "optimizer.weight_decay": 99.0, "steps": 60, "debug": {"anomaly": True}})
     done = keiko("train", recipe, check=False)
     assert done.returncode == 1, done.stderr[-1500:]
-    assert "Backward" in done.stderr and "returned nan" in done.stderr, done.stderr[-1500:]
+    assert "Function '" in done.stderr and "returned nan values" in done.stderr, done.stderr[-1500:]
+    assert f"keiko preview {tmp_path / 'run'} --step " in done.stderr
 
 
 def test_nearest_neighbours_stand_beside_a_random_encoder(keiko, drift, train, tmp_path):
