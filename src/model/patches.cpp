@@ -1,7 +1,6 @@
 #include "model/patches.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -16,6 +15,19 @@ namespace keiko::model {
 namespace {
 
 constexpr int64_t kGrain = 16;  // patches that are worth a thread
+
+// Calls `work` with a value of the type behind `dtype`. (ATen's macro for it would write this
+// file's path into the library.)
+template <class Work>
+void with_type(at::ScalarType dtype, const Work& work) {
+  if (dtype == at::kFloat)
+    work(float{});
+  else if (dtype == at::kDouble)
+    work(double{});
+  else
+    fail(ErrorKind::kInternal, "patches are made in float32 or float64, not in {}",
+         at::toString(dtype));
+}
 
 // Where the pixels of a clip's patches lie.
 class PatchPixels {
@@ -161,7 +173,8 @@ struct TargetErrors : torch::autograd::Function<TargetErrors> {
     const at::Tensor said = predicted.contiguous();
     const at::Tensor errors = at::empty(ids.sizes(), said.options());
     const int64_t p = grid.patch_values();
-    AT_DISPATCH_FLOATING_TYPES(said.scalar_type(), "target_errors", [&] {
+    with_type(said.scalar_type(), [&](auto type) {
+      using scalar_t = decltype(type);
       const auto* all = said.const_data_ptr<scalar_t>();
       auto* out = errors.mutable_data_ptr<scalar_t>();
       for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
@@ -185,7 +198,8 @@ struct TargetErrors : torch::autograd::Function<TargetErrors> {
     const at::Tensor grad = at::empty(saved[0].sizes(), saved[0].options());
     const at::Tensor upstream = grads[0].contiguous();
     const int64_t p = grid.patch_values();
-    AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "target_errors_backward", [&] {
+    with_type(grad.scalar_type(), [&](auto type) {
+      using scalar_t = decltype(type);
       const auto* all = saved[0].const_data_ptr<scalar_t>();
       const auto* factors = upstream.const_data_ptr<scalar_t>();
       auto* out = grad.mutable_data_ptr<scalar_t>();
@@ -207,7 +221,8 @@ at::Tensor take_patches(const at::Tensor& video, const at::Tensor& ids, const To
   const PatchPixels source(video, ids, grid);
   const int64_t p = grid.patch_values(), n = source.channel_values();
   at::Tensor patches = at::empty({ids.size(0), ids.size(1), p}, dtype);
-  AT_DISPATCH_FLOATING_TYPES(dtype, "take_patches", [&] {
+  with_type(dtype, [&](auto type) {
+    using scalar_t = decltype(type);
     const Levels<scalar_t> levels = make_levels<scalar_t>(true);
     auto* out = patches.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, source.count(), kGrain, [&](int64_t begin, int64_t end) {
@@ -227,7 +242,8 @@ at::Tensor take_targets(const at::Tensor& video, const at::Tensor& ids, const To
   const PatchPixels source(video, ids, grid);
   const int64_t p = grid.patch_values();
   at::Tensor targets = at::empty({ids.size(0), ids.size(1), p}, dtype);
-  AT_DISPATCH_FLOATING_TYPES(dtype, "take_targets", [&] {
+  with_type(dtype, [&](auto type) {
+    using scalar_t = decltype(type);
     auto* out = targets.mutable_data_ptr<scalar_t>();
     for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
       std::copy_n(maker.make(patch), p, out + patch * p);
