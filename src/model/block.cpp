@@ -71,6 +71,16 @@ at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& keep, const Rot
   return y + branch(mlp(fc1, fc2, tanh_gelu, after.forward(y)), 1);
 }
 
+BlockShape shape_of_blocks(const VitOptions& o, int64_t width, int64_t mlp_width, int64_t heads) {
+  BlockShape shape;
+  shape.width = width;
+  shape.mlp_width = mlp_width;
+  shape.heads = heads;
+  shape.eps = o.layer_norm_eps;
+  shape.tanh_gelu = o.tanh_gelu;
+  return shape;
+}
+
 Block declare_block(Parameters& parameters, const std::string& prefix, int index,
                     const BlockNames& names, const BlockShape& s) {
   Block block;

@@ -38,6 +38,11 @@ struct BlockShape {
   double residual_scale = 0.02;  // the same for what is added to the residual stream: out and fc2
 };
 
+// What the options of a transformer say of blocks of that size; names of biases and first values
+// are each model's own.
+BlockShape shape_of_blocks(const VitOptions& options, int64_t width, int64_t mlp_width,
+                           int64_t heads);
+
 struct Block {
   LayerNorm before, after;
   at::Tensor qkv_weight;      // [3D, D]

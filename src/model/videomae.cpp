@@ -15,12 +15,7 @@ int64_t decoder_mlp_width(const DecoderOptions& d, const VitOptions& e) {
 }
 
 BlockShape block_shape(const VitOptions& o, int64_t width, int64_t mlp_width, int64_t heads) {
-  BlockShape shape;
-  shape.width = width;
-  shape.mlp_width = mlp_width;
-  shape.heads = heads;
-  shape.eps = o.layer_norm_eps;
-  shape.tanh_gelu = o.tanh_gelu;
+  BlockShape shape = shape_of_blocks(o, width, mlp_width, heads);
   shape.bias = o.qkv_bias ? AttentionBias::kQueryValue : AttentionBias::kNone;
   shape.init = Init::kXavierUniform;
   return shape;

@@ -17,12 +17,7 @@ namespace {
 // sqrt(2 (i + 1)), as in the original code.
 BlockShape block_shape(const VitOptions& o, int64_t width, int64_t mlp_width, int64_t heads,
                        int64_t layer) {
-  BlockShape shape;
-  shape.width = width;
-  shape.mlp_width = mlp_width;
-  shape.heads = heads;
-  shape.eps = o.layer_norm_eps;
-  shape.tanh_gelu = o.tanh_gelu;
+  BlockShape shape = shape_of_blocks(o, width, mlp_width, heads);
   shape.bias = o.qkv_bias ? AttentionBias::kAll : AttentionBias::kNone;
   shape.residual_scale = shape.scale / std::sqrt(2.0 * double(layer + 1));
   return shape;
@@ -61,25 +56,6 @@ at::Tensor VJepa2Encoder::forward(const at::Tensor& patches, const at::Tensor& i
         },
         x);
   return norm_.forward(x);
-}
-
-std::vector<at::Tensor> VJepa2Encoder::forward_layers(const at::Tensor& patches,
-                                                      const at::Tensor& ids,
-                                                      const std::vector<int64_t>& layers,
-                                                      const BlockRunner& runner) const {
-  const Rotation rotation = make_rotation(ids, options_.width / options_.heads, side_,
-                                          options_.positions, patches.scalar_type());
-  at::Tensor x = apply_linear(patches, embed_.weight.flatten(1), embed_.bias);
-  std::vector<at::Tensor> out;
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    x = runner.run(
-        int(1 + i),
-        [this, i, rotation](const at::Tensor& in) { return blocks_[i].forward(in, {}, rotation); },
-        x);
-    if (std::find(layers.begin(), layers.end(), int64_t(i)) != layers.end())
-      out.push_back(norm_.forward(x));
-  }
-  return out;
 }
 
 VJepa2Predictor::VJepa2Predictor(Parameters& parameters, const VitOptions& e,

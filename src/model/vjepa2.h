@@ -32,11 +32,6 @@ class VJepa2Encoder {
   // norm.
   at::Tensor forward(const at::Tensor& patches, const at::Tensor& ids, const at::Tensor& keep,
                      const BlockRunner& runner) const;
-  // The same, and what the blocks with numbers `layers` (counted from 0) gave, each through the
-  // final norm (V-JEPA 2.1 learns from several depths).
-  std::vector<at::Tensor> forward_layers(const at::Tensor& patches, const at::Tensor& ids,
-                                         const std::vector<int64_t>& layers,
-                                         const BlockRunner& runner) const;
   const VitOptions& options() const { return options_; }
 
  private:
