@@ -64,6 +64,15 @@ target_include_directories(keiko_torch SYSTEM INTERFACE
 target_compile_definitions(keiko_torch INTERFACE USE_C10D_GLOO)
 target_link_libraries(keiko_torch INTERFACE
   -Wl,--no-as-needed ${KEIKO_TORCH}/lib/libtorch_cpu.so ${KEIKO_TORCH}/lib/libc10.so -Wl,--as-needed)
+# at::parallel_for is a template: compiled without OpenMP it is a plain loop, silently. The runtime must
+# be the one that torch loads, or two pools of threads would fight for the cores.
+target_compile_options(keiko_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+if(EXISTS ${KEIKO_TORCH}/lib/libgomp.so.1)
+  target_link_libraries(keiko_torch INTERFACE ${KEIKO_TORCH}/lib/libgomp.so.1)
+else()
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  target_link_libraries(keiko_torch INTERFACE OpenMP::OpenMP_CXX)
+endif()
 # The wheel's own CUDA libraries lie in sibling packages; libtorch_cpu.so finds them by its own rpath.
 target_link_options(keiko_torch INTERFACE -Wl,-rpath,${KEIKO_TORCH}/lib
   -Wl,--allow-shlib-undefined)

@@ -6,7 +6,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <thread>
 #include <vector>
 
 #include "model/attention_kernels.h"
@@ -97,6 +100,23 @@ TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
 }
 
 // Scores far apart: the exponentials of most underflow, and none may turn into a NaN.
+// at::parallel_for is a template, and a plain loop where it is compiled without OpenMP.
+TEST(Attention, RunsOnAllComputeThreads) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  std::atomic<int> waiting{2};
+  std::atomic<int> together{0};
+  at::parallel_for(0, 2, 1, [&](int64_t, int64_t) {
+    --waiting;
+    // Only another thread can bring the count down meanwhile.
+    for (int i = 0; i < 2000 && waiting > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    together += waiting == 0;
+  });
+  EXPECT_EQ(together, 2);
+  at::set_num_threads(before);
+}
+
 TEST(Attention, SurvivesLargeScores) {
   at::Tensor qkv = (100 * noise({1, 300, 3, 2, 64}, 7)).requires_grad_();
   const at::Tensor out = attend(qkv);
