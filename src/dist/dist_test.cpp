@@ -1,4 +1,4 @@
-// Collectives between real processes on this machine, and the launch environment.
+// Collectives between real processes on this machine.
 
 #include <ATen/ATen.h>
 #include <arpa/inet.h>
@@ -88,32 +88,6 @@ TEST(Reducer, SumsEveryGradientBuffer) {
                          b.grad().eq(double(10 * world)).all().item<bool>();
       return right ? 0 : 2;
     });
-}
-
-TEST(Launch, ReadsTheVariablesAndNamesWhatIsWrong) {
-  const char* names[] = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"};
-  for (const char* name : names) ::unsetenv(name);
-  EXPECT_EQ(read_launch_environment().world_size, 1);
-  ::setenv("RANK", "1", 1);
-  auto message = [] {
-    try {
-      read_launch_environment();
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string("no error");
-  };
-  EXPECT_EQ(message().rfind("WORLD_SIZE is not set", 0), 0u) << message();
-  ::setenv("WORLD_SIZE", "2", 1);
-  EXPECT_EQ(message().rfind("MASTER_ADDR is not set", 0), 0u) << message();
-  ::setenv("MASTER_ADDR", "localhost", 1);
-  ::setenv("MASTER_PORT", "port", 1);
-  EXPECT_EQ(message(), "MASTER_PORT = port is not a number from 1 to 65535");
-  ::setenv("MASTER_PORT", "29500", 1);
-  EXPECT_EQ(read_launch_environment().rank, 1);
-  ::setenv("RANK", "2", 1);
-  EXPECT_EQ(message(), "RANK = 2 is not a number from 0 to 1");
-  for (const char* name : names) ::unsetenv(name);
 }
 
 }  // namespace
