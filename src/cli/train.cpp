@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@
 #include "optim/schedule.h"
 #include "report/progress.h"
 #include "train/batch_cut.h"
+#include "train/marks.h"
 #include "train/trainer.h"
 
 namespace keiko::cli {
@@ -166,6 +168,46 @@ int show_plan(const LoadedRecipe& loaded) {
   return 0;
 }
 
+// Ends this process from another thread, because the main one waits for a rank that never answers.
+[[noreturn]] void end_process(const std::string& message) {
+  spdlog::error("keiko train: {}", message);
+  spdlog::shutdown();
+  std::fflush(nullptr);
+  std::_Exit(1);
+}
+
+// Meets the other ranks, trains, and sees to it that all of them hear when one ends.
+int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context) {
+  const dist::LaunchEnvironment& launch = context.launch;
+  train::heed_marks(context.env, context.run_folder, launch);
+  const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
+  context.communicator = communicator.get();
+  dist::ControlPlane control(dist::connect_control_store(launch, double(recipe.train.timeout_s)),
+                             launch, {recipe.train.heartbeat_s, end_process});
+  context.control = &control;
+  communicator->set_watcher(&control);
+  const auto give_up = [&](ErrorKind kind, const std::string& message) {
+    train::leave_mark(context.env, context.run_folder, launch, kind, message);
+    control.give_up(message);
+  };
+  try {
+    const train::TrainResult result = train::train(recipe, context);
+    if (result.is_preempted && launch.rank == 0)
+      train::leave_mark(context.env, context.run_folder, launch, ErrorKind::kPreempted,
+                        fmt::format("saved step {}", result.step));
+    control.finish();
+    communicator->set_watcher(nullptr);
+    communicator->barrier();  // rank 0 takes the store along
+    return result.is_preempted ? exit_code(ErrorKind::kPreempted) : 0;
+  } catch (const Error& e) {
+    give_up(e.kind(), e.what());
+    throw;
+  } catch (const std::exception& e) {
+    give_up(ErrorKind::kInternal, e.what());
+    throw;
+  }
+}
+
 }  // namespace
 
 void add_train(CLI::App& app, Action& action) {
@@ -197,16 +239,12 @@ void add_train(CLI::App& app, Action& action) {
       context.launch = dist::read_launch_environment();
       train::check_batch(loaded.recipe, group, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
-      const auto communicator =
-          dist::make_communicator(context.launch, double(loaded.recipe.train.timeout_s));
-      context.communicator = communicator.get();
       context.make_decoder = [] { return std::make_unique<media::CpuClipDecoder>(default_env()); };
       context.run_folder = loaded.run_folder;
       context.command_line = "keiko train " + o->recipe;
       for (const std::string& s : o->overrides) context.command_line += " " + s;
       context.allowed_changes = o->allowed;
-      const train::TrainResult result = train::train(loaded.recipe, context);
-      return result.is_preempted ? exit_code(ErrorKind::kPreempted) : 0;
+      return train_among_ranks(loaded.recipe, context);
     };
   });
 }

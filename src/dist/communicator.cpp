@@ -5,7 +5,9 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
@@ -16,106 +18,158 @@ namespace {
 class NoWork : public Work {
  public:
   void wait() override {}
+  bool is_done() override { return true; }
 };
 
 class SingleCommunicator : public Communicator {
  public:
   int64_t rank() const override { return 0; }
   int64_t world_size() const override { return 1; }
-  std::unique_ptr<Work> all_reduce(at::Tensor) override { return std::make_unique<NoWork>(); }
-  at::Tensor all_gather(const at::Tensor& tensor) override { return tensor.unsqueeze(0); }
+  std::unique_ptr<Work> all_reduce(at::Tensor, const std::string&) override {
+    return std::make_unique<NoWork>();
+  }
+  std::unique_ptr<Work> reduce_scatter(at::Tensor out, const at::Tensor& in,
+                                       const std::string&) override {
+    out.copy_(in);
+    return std::make_unique<NoWork>();
+  }
+  std::unique_ptr<Work> all_gather_into(at::Tensor out, const at::Tensor& in,
+                                        const std::string&) override {
+    out.copy_(in);
+    return std::make_unique<NoWork>();
+  }
   void broadcast(at::Tensor, int64_t) override {}
   void barrier() override {}
+  std::unique_ptr<Communicator> group(const std::string&, const std::vector<int64_t>&) override {
+    return std::make_unique<SingleCommunicator>();
+  }
+  void set_watcher(Watcher*) override {}
 };
 
-// c10d's errors as ours, with the collective's name in front.
+std::string first_line(const std::exception& e) {
+  std::string text = e.what();
+  text.resize(std::min(text.find('\n'), text.size()));
+  return text;
+}
+
+// c10d's errors as ours: with what the watcher knows of the cause, or else with the collective's
+// name in front.
 template <class Call>
-auto named(const char* collective, int64_t rank, Call call) {
+auto named(const std::string& what, int64_t rank, Watcher* watcher, Call call) {
   try {
     return call();
   } catch (const std::exception& e) {
-    std::string cause = e.what();
-    cause.resize(std::min(cause.find('\n'), cause.size()));
+    const std::string known = watcher ? watcher->explain(what) : "";
+    if (!known.empty()) throw Error(ErrorKind::kIo, known);
     fail(ErrorKind::kIo,
          "rank {}: {} failed: {}. A rank is dead, silent or cut off; start the job again to go on "
          "from the last checkpoint",
-         rank, collective, cause);
+         rank, what, first_line(e));
   }
 }
 
 class GlooWork : public Work {
  public:
-  GlooWork(c10::intrusive_ptr<c10d::Work> work, const char* collective, int64_t rank)
-      : work_(std::move(work)), collective_(collective), rank_(rank) {}
+  GlooWork(c10::intrusive_ptr<c10d::Work> work, std::string what, int64_t rank, Watcher* watcher)
+      : work_(std::move(work)), what_(std::move(what)), rank_(rank), watcher_(watcher) {}
   void wait() override {
-    named(collective_, rank_, [&] { work_->wait(); });
+    if (watcher_) watcher_->waits_for(what_);
+    named(what_, rank_, watcher_, [&] { work_->wait(); });
+    if (watcher_) watcher_->goes_on();
   }
+  bool is_done() override { return work_->isCompleted(); }
 
  private:
   c10::intrusive_ptr<c10d::Work> work_;
-  const char* collective_;
+  std::string what_;
   int64_t rank_;
+  Watcher* watcher_;
 };
 
 class GlooCommunicator : public Communicator {
  public:
-  GlooCommunicator(const LaunchEnvironment& launch, double timeout_s)
-      : rank_(launch.rank), world_size_(launch.world_size) {
-    const auto timeout = std::chrono::milliseconds(int64_t(timeout_s * 1000));
-    named("meeting the other ranks", rank_, [&] {
-      c10d::TCPStoreOptions options;
-      options.port = uint16_t(launch.master_port);
-      options.isServer = launch.rank == 0 && !launch.agent_serves_store;
-      options.numWorkers = size_t(launch.world_size);
-      options.waitWorkers = false;
-      options.timeout = timeout;
-      store_ = c10::make_intrusive<c10d::TCPStore>(launch.master_addr, options);
-      const auto prefixed =
-          c10::make_intrusive<c10d::PrefixStore>(fmt::format("keiko/{}", launch.restart), store_);
-      const auto gloo = c10d::ProcessGroupGloo::Options::create();
-      gloo->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
-      gloo->timeout = timeout;
-      group_ =
-          c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, int(rank_), int(world_size_), gloo);
-    });
+  GlooCommunicator(c10::intrusive_ptr<c10d::Store> store, const std::string& name, int64_t rank,
+                   int64_t world_size, std::chrono::milliseconds timeout, Watcher* watcher)
+      : rank_(rank),
+        world_size_(world_size),
+        timeout_(timeout),
+        store_(std::move(store)),
+        watcher_(watcher) {
+    const auto prefixed = c10::make_intrusive<c10d::PrefixStore>(name, store_);
+    const auto gloo = c10d::ProcessGroupGloo::Options::create();
+    // A machine with several networks must be told which one; the variable is PyTorch's.
+    const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+    gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                                      : c10d::ProcessGroupGloo::createDefaultDevice());
+    gloo->timeout = timeout;
+    group_ =
+        c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, int(rank_), int(world_size_), gloo);
   }
 
   int64_t rank() const override { return rank_; }
   int64_t world_size() const override { return world_size_; }
 
-  std::unique_ptr<Work> all_reduce(at::Tensor tensor) override {
+  std::unique_ptr<Work> all_reduce(at::Tensor tensor, const std::string& what) override {
     std::vector<at::Tensor> tensors{std::move(tensor)};
-    return std::make_unique<GlooWork>(
-        named("all_reduce", rank_, [&] { return group_->allreduce(tensors); }), "all_reduce",
-        rank_);
+    return start(what, [&] { return group_->allreduce(tensors); });
   }
-  at::Tensor all_gather(const at::Tensor& tensor) override {
-    auto shape = tensor.sizes().vec();
-    shape.insert(shape.begin(), world_size_);
-    at::Tensor out = at::empty(shape, tensor.options());
-    at::Tensor flat_out = out.view({-1}), flat_in = tensor.contiguous().view({-1});
-    // Named all_gather_single from torch 2.13 on; the old name forwards there.
-    named("all_gather", rank_, [&] { group_->_allgather_base(flat_out, flat_in)->wait(); });
-    return out;
+  // Named reduce_scatter_single and all_gather_single from torch 2.13 on; the old names forward
+  // there.
+  std::unique_ptr<Work> reduce_scatter(at::Tensor out, const at::Tensor& in,
+                                       const std::string& what) override {
+    at::Tensor all = in;
+    return start(what, [&] { return group_->_reduce_scatter_base(out, all); });
+  }
+  std::unique_ptr<Work> all_gather_into(at::Tensor out, const at::Tensor& in,
+                                        const std::string& what) override {
+    at::Tensor mine = in;
+    return start(what, [&] { return group_->_allgather_base(out, mine); });
   }
   void broadcast(at::Tensor tensor, int64_t root) override {
     std::vector<at::Tensor> tensors{std::move(tensor)};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    named("broadcast", rank_, [&] { group_->broadcast(tensors, options)->wait(); });
+    start("broadcast", [&] { return group_->broadcast(tensors, options); })->wait();
   }
   void barrier() override {
     at::Tensor one = at::ones({1});
-    all_reduce(one)->wait();
+    all_reduce(one, "barrier")->wait();
   }
+  std::unique_ptr<Communicator> group(const std::string& name,
+                                      const std::vector<int64_t>& members) override {
+    if (members.size() == 1) return std::make_unique<SingleCommunicator>();
+    const auto me = std::find(members.begin(), members.end(), rank_);
+    if (me == members.end())
+      fail(ErrorKind::kInternal, "rank {} is no member of group {}", rank_, name);
+    return named("meeting group " + name, rank_, watcher_, [&] {
+      return std::make_unique<GlooCommunicator>(store_, "group/" + name, me - members.begin(),
+                                                int64_t(members.size()), timeout_, watcher_);
+    });
+  }
+  void set_watcher(Watcher* watcher) override { watcher_ = watcher; }
 
  private:
+  template <class Start>
+  std::unique_ptr<Work> start(const std::string& what, Start begin) {
+    return std::make_unique<GlooWork>(named(what, rank_, watcher_, begin), what, rank_, watcher_);
+  }
+
   int64_t rank_, world_size_;
+  std::chrono::milliseconds timeout_;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  Watcher* watcher_;
 };
 
 }  // namespace
+
+at::Tensor Communicator::all_gather(const at::Tensor& tensor) {
+  auto shape = tensor.sizes().vec();
+  shape.insert(shape.begin(), world_size());
+  at::Tensor out = at::empty(shape, tensor.options());
+  all_gather_into(out.view({-1}), tensor.contiguous().view({-1}))->wait();
+  return out;
+}
 
 std::string Communicator::broadcast_text(const std::string& text) {
   at::Tensor size = at::tensor(int64_t(text.size()));
@@ -126,9 +180,33 @@ std::string Communicator::broadcast_text(const std::string& text) {
   return {static_cast<const char*>(bytes.const_data_ptr()), size_t(size.item<int64_t>())};
 }
 
+std::vector<std::string> Communicator::gather_texts(const std::string& text) {
+  const at::Tensor sizes = all_gather(at::tensor(int64_t(text.size())));
+  const int64_t longest = std::max<int64_t>(1, sizes.max().item<int64_t>());
+  at::Tensor mine = at::zeros({longest}, at::kByte);
+  std::memcpy(mine.data_ptr(), text.data(), text.size());
+  const at::Tensor all = all_gather(mine);
+  std::vector<std::string> texts;
+  for (int64_t r = 0; r < world_size(); ++r)
+    texts.emplace_back(static_cast<const char*>(all[r].const_data_ptr()),
+                       size_t(sizes[r].item<int64_t>()));
+  return texts;
+}
+
 std::unique_ptr<Communicator> make_communicator(const LaunchEnvironment& launch, double timeout_s) {
   if (launch.world_size == 1) return std::make_unique<SingleCommunicator>();
-  return std::make_unique<GlooCommunicator>(launch, timeout_s);
+  const auto timeout = std::chrono::milliseconds(int64_t(timeout_s * 1000));
+  return named("meeting the other ranks", launch.rank, nullptr, [&] {
+    c10d::TCPStoreOptions options;
+    options.port = uint16_t(launch.master_port);
+    options.isServer = launch.rank == 0 && !launch.agent_serves_store;
+    options.numWorkers = size_t(launch.world_size);
+    options.waitWorkers = false;
+    options.timeout = timeout;
+    return std::make_unique<GlooCommunicator>(
+        c10::make_intrusive<c10d::TCPStore>(launch.master_addr, options),
+        fmt::format("keiko/{}", launch.restart), launch.rank, launch.world_size, timeout, nullptr);
+  });
 }
 
 }  // namespace keiko::dist

@@ -46,6 +46,24 @@ void fill(const ParameterSpec& spec, uint64_t seed, at::Tensor value) {
   value.copy_(numbers);
 }
 
+// Numbers up to the next boundary of 64 bytes, for vectors of any length.
+int64_t aligned(int64_t numbers) { return (numbers + 15) / 16 * 16; }
+
+// Makes parameters views of their buffer, one after the other.
+void place(const std::vector<Parameter*>& members, const FlatBuffer& buffer) {
+  int64_t start = 0;
+  for (Parameter* p : members) {
+    const int64_t n = product(p->spec.shape);
+    p->value.set_data(buffer.value.narrow(0, start, n).view(p->spec.shape));
+    if (buffer.grad.defined()) {
+      p->value.requires_grad_(true);
+      // Defined before the first backward, so that autograd adds into the buffer in place.
+      p->value.mutable_grad() = buffer.grad.narrow(0, start, n).view(p->spec.shape);
+    }
+    start += n;
+  }
+}
+
 }  // namespace
 
 at::Tensor Parameters::declare(ParameterSpec spec) {
@@ -72,27 +90,36 @@ void Parameters::allocate_copy(const Parameters& source) {
 void Parameters::lay_out(bool trained) {
   std::map<std::pair<int, bool>, std::vector<Parameter*>> groups;
   for (Parameter& p : parameters_) groups[{p.spec.block, !p.spec.decays}].push_back(&p);
-  for (auto& [key, members] : groups) {
-    FlatBuffer buffer;
-    buffer.block = key.first;
-    buffer.decays = !key.second;
-    buffer.name = fmt::format("block{:02}.{}", buffer.block, buffer.decays ? "decay" : "plain");
+  const auto numbers_of = [](const std::vector<Parameter*>& members) {
     int64_t total = 0;
     for (const Parameter* p : members) total += product(p->spec.shape);
-    buffer.value = at::zeros({total}, dtype_);
-    if (trained) buffer.grad = at::zeros({total}, dtype_);
-    int64_t at_number = 0;
-    for (Parameter* p : members) {
-      const int64_t n = product(p->spec.shape);
-      p->value.set_data(buffer.value.narrow(0, at_number, n).view(p->spec.shape));
-      if (trained) {
-        p->value.requires_grad_(true);
-        // Defined before the first backward, so that autograd adds into the buffer in place.
-        p->value.mutable_grad() = buffer.grad.narrow(0, at_number, n).view(p->spec.shape);
-      }
-      at_number += n;
+    return total;
+  };
+  for (auto group = groups.begin(); group != groups.end();) {
+    BlockStorage storage;
+    storage.block = group->first.first;
+    storage.first = buffers_.size();
+    const auto end = std::find_if(
+        group, groups.end(), [&](const auto& entry) { return entry.first.first != storage.block; });
+    int64_t total = 0;
+    for (auto g = group; g != end; ++g) total += aligned(numbers_of(g->second));
+    storage.value = at::zeros({total}, dtype_);
+    if (trained) storage.grad = at::zeros({total}, dtype_);
+    int64_t start = 0;
+    for (; group != end; ++group) {
+      const int64_t numbers = numbers_of(group->second);
+      FlatBuffer buffer;
+      buffer.block = storage.block;
+      buffer.decays = !group->first.second;
+      buffer.name = fmt::format("block{:02}.{}", buffer.block, buffer.decays ? "decay" : "plain");
+      buffer.value = storage.value.narrow(0, start, numbers);
+      if (trained) buffer.grad = storage.grad.narrow(0, start, numbers);
+      place(group->second, buffer);
+      buffers_.push_back(std::move(buffer));
+      start += aligned(numbers);
     }
-    buffers_.push_back(std::move(buffer));
+    storage.last = buffers_.size();
+    blocks_.push_back(std::move(storage));
   }
 }
 
@@ -106,7 +133,7 @@ int64_t Parameters::count(const std::string& prefix) const {
 }
 
 void Parameters::zero_grad() {
-  for (FlatBuffer& buffer : buffers_) buffer.grad.zero_();
+  for (const BlockStorage& block : blocks_) block.grad.zero_();
 }
 
 std::vector<std::pair<std::string, std::vector<int64_t>>> Parameters::published_shapes() const {

@@ -49,6 +49,14 @@ struct FlatBuffer {
   std::optional<double> weight_decay;  // in place of the optimiser's, where `decays`
 };
 
+// The buffers of one block, which lie one after the other: [first, last) of Parameters::buffers().
+// Each begins on a boundary of 64 bytes; the few numbers between them are zero.
+struct BlockStorage {
+  int block = 0;
+  size_t first = 0, last = 0;
+  at::Tensor value, grad;  // one-dimensional; no grad when not trained
+};
+
 using NamedTensor = std::pair<std::string, at::Tensor>;
 
 // Not thread-safe.
@@ -71,6 +79,8 @@ class Parameters {
   const std::vector<Parameter>& all() const { return parameters_; }
   std::vector<FlatBuffer>& buffers() { return buffers_; }
   const std::vector<FlatBuffer>& buffers() const { return buffers_; }
+  // Ascending; what is shared out over ranks block by block.
+  const std::vector<BlockStorage>& blocks() const { return blocks_; }
   at::ScalarType dtype() const { return dtype_; }
   int64_t count() const;  // numbers in all parameters announced so far; works before allocate()
   // The same of those whose names begin with `prefix`.
@@ -97,6 +107,7 @@ class Parameters {
   at::ScalarType dtype_;
   std::vector<Parameter> parameters_;
   std::vector<FlatBuffer> buffers_;
+  std::vector<BlockStorage> blocks_;
 };
 
 // Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student, buffer by

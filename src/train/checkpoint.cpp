@@ -65,6 +65,14 @@ void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
 
 }  // namespace
 
+void CheckpointOptions::bind(config::Binder& b) {
+  b.key("every", every, "steps; 0 is only at the end").at_least(0).free();
+  b.key("keep", keep, "newest checkpoints that stay").at_least(1).free();
+  b.key("keep_every", keep_every, "those of every so many steps stay as well; 0 is none")
+      .at_least(0)
+      .free();
+}
+
 std::string checkpoint_name(int64_t step) { return fmt::format("step-{:08}", step); }
 
 std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& flat, int64_t rank,
@@ -79,8 +87,8 @@ std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& fla
 }
 
 CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
-                                   int64_t keep)
-    : env_(env), communicator_(communicator), folder_(std::move(folder)), keep_(keep) {
+                                   const CheckpointOptions& options)
+    : env_(env), communicator_(communicator), folder_(std::move(folder)), options_(options) {
   if (communicator_.rank() == 0) {
     env_->make_folder(folder_);
     env_->sync_folder(parent_folder(folder_));
@@ -201,18 +209,19 @@ void CheckpointWriter::commit() {
     prune(content.step);
   }
   communicator_.barrier();
+  committed_step_ = content.step;
 }
 
 void CheckpointWriter::prune(int64_t newest) {
-  std::vector<int64_t> steps;
-  for (const std::string& name : list_checkpoints(env_, folder_)) steps.push_back(step_of(name));
-  while (int64_t(steps.size()) > keep_ && steps.front() != newest) {
-    const std::string folder = folder_ + "/" + checkpoint_name(steps.front());
+  const auto names = list_checkpoints(env_, folder_);
+  for (size_t i = 0; i + size_t(options_.keep) < names.size(); ++i) {
+    const int64_t step = step_of(names[i]);
+    if (step == newest || (options_.keep_every > 0 && step % options_.keep_every == 0)) continue;
+    const std::string folder = folder_ + "/" + names[i];
     // COMMIT first: a kill in between leaves a folder that does not count.
     env_->remove(folder + "/COMMIT");
     env_->sync_folder(folder);
     remove_tree(env_, folder);
-    steps.erase(steps.begin());
   }
 }
 

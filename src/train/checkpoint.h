@@ -12,11 +12,20 @@
 #include <vector>
 
 #include "base/env.h"
+#include "config/binder.h"
 #include "dist/communicator.h"
 #include "model/parameters.h"
 #include "objective/objective.h"
 
 namespace keiko::train {
+
+struct CheckpointOptions {
+  int64_t every = 1000;    // steps; 0: only at the end
+  int64_t keep = 3;        // newest checkpoints that stay
+  int64_t keep_every = 0;  // those of every so many steps stay as well; 0: none
+
+  void bind(config::Binder& b);
+};
 
 // What a checkpoint holds, copied from the live run so that training can go on while it is written.
 struct CheckpointContent {
@@ -38,7 +47,8 @@ class CheckpointWriter {
  public:
   // `folder` is RUN/checkpoints. Rank 0 removes what an earlier run left uncommitted; all ranks
   // must make the writer at the same time. `env` and `communicator` outlive it.
-  CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder, int64_t keep);
+  CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
+                   const CheckpointOptions& options);
   ~CheckpointWriter();
 
   // Starts writing in the background. Commits an earlier save first (waiting for it). All ranks
@@ -51,6 +61,8 @@ class CheckpointWriter {
   // Waits for all ranks' files and commits. All ranks call it at the same time. Throws Error(kIo)
   // on every rank when any of them failed, naming what failed on this one.
   void commit();
+  // Step of the last checkpoint that commit() made count; -1: none yet.
+  int64_t committed_step() const { return committed_step_; }
 
  private:
   struct Written {
@@ -66,7 +78,8 @@ class CheckpointWriter {
   Env* env_;
   dist::Communicator& communicator_;
   std::string folder_;
-  int64_t keep_;
+  CheckpointOptions options_;
+  int64_t committed_step_ = -1;
   std::optional<Pending> pending_;
 };
 

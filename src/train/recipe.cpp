@@ -15,6 +15,10 @@ void TrainOptions::bind(config::Binder& b) {
   b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective")
       .range(10, 86400)
       .free();
+  b.key("heartbeat_s", heartbeat_s,
+        "a rank without a sign of life for so long counts as dead, and ends the job")
+      .range(1, 86400)
+      .free();
   b.key("activation_checkpointing", activation_checkpointing,
         "compute blocks again in the backward pass instead of keeping their activations")
       .free();
@@ -28,11 +32,11 @@ void DebugOptions::bind(config::Binder& b) {
         "steps between lines of gradient and activation norms; 0 is none")
       .at_least(0)
       .free();
-}
-
-void CheckpointOptions::bind(config::Binder& b) {
-  b.key("every", every, "steps; 0 is only at the end").at_least(0).free();
-  b.key("keep", keep, "newest checkpoints that stay").at_least(1).free();
+  b.key("flip_bit_rank", flip_bit_rank,
+        "flip a bit of a weight on this rank, to see guard.replicas_every find it; -1 is off")
+      .at_least(-1)
+      .free();
+  b.key("flip_bit_step", flip_bit_step, "after this many steps").at_least(-1).free();
 }
 
 void EvalOptions::bind(config::Binder& b) {
@@ -75,6 +79,7 @@ void Recipe::bind(config::Binder& b) {
   b.choice("precision", precision, {"auto", "fp32", "bf16", "float64"},
            "auto is bf16 where the processor is fast at it, else fp32");
   b.group("train", train);
+  b.group("reduce", reduce);
   b.group("guard", guard);
   b.group("debug", debug);
   b.group("loader", loader);

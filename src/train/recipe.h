@@ -8,8 +8,10 @@
 #include "data/clip_plan.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "dist/gradient_reducer.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
+#include "train/checkpoint.h"
 #include "train/step_guard.h"
 
 namespace keiko::train {
@@ -18,6 +20,7 @@ struct TrainOptions {
   int64_t threads = 0;        // compute threads a rank; 0: the cores that decoding leaves
   bool deterministic = true;  // refuse kernels whose result depends on timing
   int64_t timeout_s = 1800;   // longest wait for the slowest rank at one collective
+  double heartbeat_s = 100;   // a rank without a sign of life for so long counts as dead
   bool activation_checkpointing = false;  // compute blocks again instead of keeping activations
   int64_t overfit = 0;  // train on the first n samples alone, over and over; 0: on all
 
@@ -28,13 +31,9 @@ struct TrainOptions {
 struct DebugOptions {
   bool anomaly = false;     // autograd names the operation whose gradient is NaN; slow
   int64_t norms_every = 0;  // steps between lines of gradient and activation norms; 0: none
-
-  void bind(config::Binder& b);
-};
-
-struct CheckpointOptions {
-  int64_t every = 1000;  // steps; 0: only at the end
-  int64_t keep = 3;      // newest checkpoints that stay
+  // Flips a bit of a weight on this rank after this step, to see the check of replicas find it;
+  // -1: never. The one exception: this does change what is computed.
+  int64_t flip_bit_rank = -1, flip_bit_step = -1;
 
   void bind(config::Binder& b);
 };
@@ -73,6 +72,7 @@ struct Recipe {
   optim::OptimizerOptions optimizer;
   std::string precision = "auto";
   TrainOptions train;
+  dist::ReduceOptions reduce;
   GuardOptions guard;
   DebugOptions debug;
   data::LoaderOptions loader;

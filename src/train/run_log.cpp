@@ -89,6 +89,7 @@ void RunLog::write_step(int64_t step, const StepFigures& f, int64_t every) {
                        {"grad_norm", f.grad_norm},
                        {"step_s", elapsed / double(summed_)},
                        {"data_wait_s", sum_.data_wait_s / double(summed_)},
+                       {"reduce_wait_s", f.reduce_wait_s},
                        {"update_s", f.update_s},
                        {"clips_per_s", clips_per_s},
                        {"frames_per_s", double(sum_.frames) / elapsed},

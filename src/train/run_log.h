@@ -18,7 +18,7 @@ namespace keiko::train {
 // One step as it is logged. Rates and counts are over all ranks.
 struct StepFigures {
   double loss = 0, lr = 0, grad_norm = 0;
-  double step_s = 0, data_wait_s = 0, update_s = 0;  // of rank 0
+  double step_s = 0, data_wait_s = 0, reduce_wait_s = 0, update_s = 0;  // of rank 0
   int64_t position = 0, clips = 0, frames = 0, decoded_frames = 0;
   double epoch = 0, flops = 0;
   std::vector<std::pair<std::string, double>> metrics;  // the objective's own

@@ -17,6 +17,15 @@ void GuardOptions::bind(config::Binder& b) {
   b.key("max_skipped", max_skipped, "steps skipped in a run, after which it stops")
       .at_least(0)
       .free();
+  b.key("replicas_every", replicas_every,
+        "steps between comparisons of the ranks' weights, besides those before checkpoints; 0 is "
+        "none")
+      .at_least(0)
+      .free();
+  b.choice("replicas", replicas, {"stop", "rollback"},
+           "when they differ: stop, or go back to the last checkpoint")
+      .free();
+  b.key("max_rollbacks", max_rollbacks, "times, after which the run stops").at_least(0).free();
 }
 
 StepGuard::Judgement StepGuard::skip(const std::string& reason) {

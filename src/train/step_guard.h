@@ -21,6 +21,12 @@ struct GuardOptions {
   double spike_std = 5;
   int64_t window = 300;      // steps; no loss counts as a spike before half of them are seen
   int64_t max_skipped = 10;  // steps skipped in a run, after which it stops
+  // Whether all ranks still hold the same weights, looked at before every checkpoint and at every
+  // so many steps (0: no more than that); what happens when not: "stop", or "rollback" to the last
+  // checkpoint, at most max_rollbacks times before the run stops.
+  int64_t replicas_every = 0;
+  std::string replicas = "stop";
+  int64_t max_rollbacks = 3;
 
   void bind(config::Binder& b);
 };

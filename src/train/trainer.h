@@ -9,6 +9,7 @@
 #include "base/env.h"
 #include "data/loader.h"
 #include "dist/communicator.h"
+#include "dist/control_plane.h"
 #include "train/compute.h"
 #include "train/recipe.h"
 
@@ -18,6 +19,7 @@ struct TrainContext {
   Env* env = default_env();
   dist::LaunchEnvironment launch;
   dist::Communicator* communicator = nullptr;  // not owned
+  dist::ControlPlane* control = nullptr;       // not owned; null: nobody watches the ranks
   data::MakeDecoder make_decoder;
   std::string run_folder;
   std::string command_line;
