@@ -1,0 +1,160 @@
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/machine.h"
+#include "data/overlap.h"
+#include "train/agreement.h"
+#include "train/evaluation.h"
+#include "train/run.h"
+#include "train/run_folder.h"
+
+namespace keiko::train {
+
+Run::Run(const Recipe& recipe, const TrainContext& context)
+    : recipe_(recipe),
+      context_(context),
+      env_(context.env),
+      communicator_(*context.communicator),
+      threads_(share_threads(recipe, context.launch, usable_cores())),
+      dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
+               recipe.loader.shuffle_block),
+      guard_(recipe.guard) {
+  set_up_compute(recipe, threads_);
+  use_autocast_ = resolve_precision(recipe) == "bf16";
+  open_data();
+  hosts_ = check_ranks_agree(
+      identify_rank(recipe, dataset_.hash(), eval_dataset_ ? eval_dataset_->hash() : 0),
+      communicator_);
+  make_model();
+  enter_folder();
+  resume();
+  log_ = std::make_unique<RunLog>(env_, context.run_folder, communicator_.rank(),
+                                  recipe.log.samples, restored_state_);
+}
+
+void Run::open_data() {
+  dataset_.overfit(recipe_.train.overfit);
+  if (recipe_.eval.data.empty()) return;
+  eval_dataset_ =
+      std::make_unique<data::Dataset>(env_, recipe_.eval.data, recipe_.clip, recipe_.augment,
+                                      uint64_t(recipe_.seed), 1, recipe_.eval.views);
+  if (is_first()) data::warn_of_overlap(dataset_, *eval_dataset_);
+}
+
+void Run::make_model() {
+  const double epoch_steps = double(dataset_.epoch_size()) / double(recipe_.batch_size);
+  steps_ = recipe_.steps >= 0 ? recipe_.steps : int64_t(std::ceil(recipe_.epochs * epoch_steps));
+  objective_ = make_objective(recipe_, dataset_, steps_);
+  if (eval_dataset_ && objective_->needs_label() &&
+      eval_dataset_->class_names() != dataset_.class_names())
+    fail(ErrorKind::kUsage,
+         "eval.data {} has other classes than data {}; index them with the same ones",
+         eval_dataset_->describe(), dataset_.describe());
+  if (recipe_.optimizer.layer_decay < 1) {
+    if (objective_->head_block() == 0)
+      fail(ErrorKind::kUsage, "optimizer.layer_decay = {}: objective {} has no layers below a head",
+           recipe_.optimizer.layer_decay, recipe_.objective.name);
+    optim::decay_layers(objective_->parameters(), recipe_.optimizer.layer_decay,
+                        objective_->head_block());
+  }
+  optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe_.optimizer);
+  reducer_ = std::make_unique<dist::GradientReducer>(communicator_, objective_->parameters(),
+                                                     recipe_.reduce);
+  schedule_ = recipe_.optimizer.schedule(recipe_.batch_size, steps_, epoch_steps);
+}
+
+// Rank 0 decides whether the folder may be used; the others hear of a refusal.
+void Run::enter_folder() {
+  std::string refusal;
+  std::optional<Error> error;
+  if (is_first()) {
+    try {
+      enter_run_folder(env_, context_.run_folder, recipe_,
+                       {dataset_.hash(), dataset_.describe(), context_.command_line},
+                       context_.allowed_changes, communicator_.world_size());
+      log_to_file(context_.run_folder + "/log.txt");
+    } catch (const Error& e) {
+      error = e;
+      refusal = e.what();
+    }
+  }
+  refusal = communicator_.broadcast_text(refusal);
+  if (error) throw *error;
+  if (!refusal.empty()) fail(ErrorKind::kUsage, "rank 0 refused to start; see its message");
+  check_shared(env_, context_.run_folder, communicator_);
+  checkpoints_ = std::make_unique<CheckpointWriter>(
+      env_, communicator_, context_.run_folder + "/checkpoints", recipe_.checkpoint);
+}
+
+void Run::resume() {
+  std::string folder;
+  if (is_first()) folder = find_checkpoint(env_, context_.run_folder + "/checkpoints").value_or("");
+  folder = communicator_.broadcast_text(folder);
+  if (folder.empty()) {
+    if (!recipe_.init_from.empty()) {
+      const std::string source = resolve_weights(env_, recipe_.init_from);
+      const std::string said =
+          objective_->start_from(first_weights(env_, source, recipe_.init_weights));
+      if (is_first()) spdlog::info("starting from {}: {}", source, said);
+    }
+    calibrate();
+    return;
+  }
+  const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
+  const auto unmatched = objective_->load_weights(loaded.weights);
+  objective_->load_ema(loaded.ema);
+  if (!unmatched.missing.empty() || !unmatched.unused.empty())
+    fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})",
+         folder, unmatched.missing.size(), unmatched.unused.size(),
+         unmatched.missing.empty() ? unmatched.unused[0] : unmatched.missing[0]);
+  const c10::NoGradGuard no_grad;
+  for (auto& [name, tensor] : optimizer_->state()) {
+    const auto found = std::find_if(loaded.optimizer.begin(), loaded.optimizer.end(),
+                                    [&](const auto& entry) { return entry.first == name; });
+    if (found == loaded.optimizer.end() || found->second.numel() != tensor.numel())
+      fail(ErrorKind::kData, "{}: the optimiser state {} is missing or of another size", folder,
+           name);
+    tensor.copy_(found->second);
+  }
+  restored_state_ = loaded.state;
+  step_ = loaded.state.at("step");
+  if (context_.control) context_.control->saved(step_);
+  bad_samples_ = loaded.state.value("bad_samples", int64_t{0});
+  if (loaded.state.contains("guard")) guard_.restore(loaded.state["guard"]);
+  if (!is_first()) return;
+  spdlog::info("resuming from {} at step {}", folder, step_);
+  warn_of_other_conditions(loaded.state,
+                           computing_conditions(recipe_, threads_, communicator_.world_size()));
+}
+
+// Every rank decodes the same clips.
+void Run::calibrate() {
+  constexpr int64_t kClipsAtOnce = 16;
+  const int64_t clips = objective_->calibration_clips();
+  if (clips == 0) return;
+  data::Loader loader(
+      env_, dataset_,
+      [&](int64_t step) {
+        return data::Slice{std::min(clips, step * kClipsAtOnce),
+                           std::min(clips, (step + 1) * kClipsAtOnce)};
+      },
+      0, true, threads_.decode, 2, context_.make_decoder);
+  for (int64_t done = 0; done < clips;) {
+    data::Batch& batch = loader.next();
+    if (batch.gave_up)
+      fail(ErrorKind::kTooMuchBad, "the first samples are all bad; the last: {}",
+           batch.bad.back().reason);
+    const AutocastGuard autocast(use_autocast_);
+    objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
+    done += int64_t(batch.clips.size());
+  }
+  // Unlike processors may differ in the last bit: rank 0's statistics are everyone's.
+  for (auto& [name, tensor] : objective_->statistics()) communicator_.broadcast(tensor, 0);
+}
+
+}  // namespace keiko::train
