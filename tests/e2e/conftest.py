@@ -16,8 +16,8 @@ import pytest
 import runs
 
 # A test must not see the job it runs in: a launcher's variables would make every keiko a rank.
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-                      "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "OMPI_", "PMIX_", "SLURM_", "GLOO_")
 
 
 def pytest_configure(config):
@@ -37,7 +37,7 @@ def keiko_bin():
 @pytest.fixture(scope="session")
 def keiko_env():
     """The environment every keiko gets: no launcher, no GPU (bit-exactness is promised on the CPU)."""
-    env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
+    env = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES and not k.startswith(LAUNCHER_PREFIXES)}
     return env | {"CUDA_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
 
 

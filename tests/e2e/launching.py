@@ -1,0 +1,115 @@
+"""What the tests of launchers and networks share: the ranks of a run as processes, and runs to be equal."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import runs
+
+# Long enough to be hit in its middle; the order of float32 sums is the same with the same number of ranks.
+LONG = {"steps": 200, "checkpoint": {"every": 40, "keep": 2}, "train": {"threads": 1, "timeout_s": 60}}
+SCRIPTS = runs.CONFIGS / "launch"
+RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def rank_processes(keiko_bin, recipe):
+    """{rank: process id} of this binary training this recipe; only what the test itself started can match."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            if arguments[:3] != [os.fsencode(keiko_bin), b"train", os.fsencode(str(recipe))]:
+                continue
+            variables = dict(v.split("=", 1) for v in os.fsdecode((folder / "environ").read_bytes()).split("\0") if "=" in v)
+        except OSError:
+            continue  # gone meanwhile, or another user's
+        found[next((int(variables[name]) for name in RANK_VARIABLES if name in variables), 0)] = int(folder.name)
+    return found
+
+
+def steps_of(run):
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def without_steps(text):
+    """What a run said, but for the lines of single steps."""
+    return re.sub(r"(?m)^.*\bstep +\d+  loss.*\n", "", text)[-6000:]
+
+
+class Launched:
+    """A launcher at work, its output in a file; `end` leaves nothing of it behind."""
+
+    def __init__(self, keiko_bin, recipe, command, env, log):
+        self.keiko_bin, self.recipe, self.log = keiko_bin, recipe, log
+        with open(log, "a") as out:
+            self.process = subprocess.Popen([str(c) for c in command], env=env, stdin=subprocess.DEVNULL, stdout=out,
+                                            stderr=subprocess.STDOUT, start_new_session=True, cwd=log.parent)
+
+    def said(self):
+        return without_steps(self.log.read_text(errors="replace"))
+
+    def ranks(self):
+        return rank_processes(self.keiko_bin, self.recipe)
+
+    def wait_for_step(self, run, step, seconds=120):
+        """Returns while the run is under way and has logged `step` more steps than before the call."""
+        until, goal = time.monotonic() + seconds, steps_of(run) + step
+        while steps_of(run) < goal:
+            assert self.process.poll() is None, f"ended with {self.process.returncode} too early:\n{self.said()}"
+            assert time.monotonic() < until, f"no {step} steps in {seconds} s:\n{self.said()}"
+            time.sleep(0.01)
+
+    def signal(self, victim, number):
+        """To a rank (its number), or to the launcher."""
+        os.kill(self.process.pid if victim == "launcher" else self.ranks()[victim], number)
+
+    def wait(self, seconds=180):
+        """The launcher's exit code; no rank may outlive it for long."""
+        code = self.process.wait(timeout=seconds)
+        until = time.monotonic() + 10
+        while self.ranks():
+            assert time.monotonic() < until, f"still running after the launcher's end: {self.ranks()}\n{self.said()}"
+            time.sleep(0.05)
+        return code
+
+    def end(self):
+        for process in (*self.ranks().values(), self.process.pid):
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+def assert_same_bits(found, wanted, ranks, step):
+    """Weights, moments and the samples of every rank are those of a run that nobody disturbed."""
+    last = f"checkpoints/step-{step:08d}"
+    for name in ["model.safetensors", *(f"optimizer-{r}-of-{ranks}.safetensors" for r in range(ranks))]:
+        assert (found / last / name).read_bytes() == (wanted / last / name).read_bytes(), name
+    for rank in range(ranks):
+        name = f"samples-{rank}.jsonl"
+        assert (found / name).read_text() == (wanted / name).read_text(), name
+    assert [line["step"] for line in runs.metrics(found)] == list(range(1, step + 1))
+
+
+def positions(run, ranks):
+    return sorted(line["position"] for rank in range(ranks) for line in runs.samples(run, rank))
