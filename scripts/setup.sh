@@ -20,8 +20,10 @@ packages=(cmake g++ ninja-build ccache mold pkg-config git python3 python3-venv 
   libpng-dev libgloo-dev libgtest-dev)
 [ -n "${KEIKO_FFMPEG:-}" ] || packages+=(libavformat-dev libavcodec-dev libavutil-dev libswscale-dev)
 
-# For fuzzing: the compiler, and libFuzzer with the sanitizers.
-[ "${1:-}" != --tests ] || packages+=(clang libclang-rt-dev)
+# For fuzzing: the compiler, and libFuzzer with the sanitizers. For the launchers: Slurm and Open MPI; the
+# tests start a Slurm of their own, and need none that is set up. For hosts made of namespaces: ip.
+[ "${1:-}" != --tests ] || packages+=(clang libclang-rt-dev
+  slurmctld slurmd slurm-client munge openmpi-bin iproute2)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -29,6 +31,8 @@ for package in "${packages[@]}"; do
   case "$package" in
     cmake | git | python3 | ffmpeg | ccache | mold) command -v "$package" > /dev/null && continue ;;
     g++) command -v g++ > /dev/null && continue ;;
+    slurmctld | slurmd) [ -x "/usr/sbin/$package" ] || command -v "$package" > /dev/null && continue ;;
+    openmpi-bin) command -v mpirun > /dev/null && continue ;;
     clang) command -v clang++ > /dev/null && continue ;;
     libclang-rt-dev) compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' > /dev/null && continue ;;
     ninja-build) command -v ninja > /dev/null && continue ;;
