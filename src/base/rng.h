@@ -23,6 +23,7 @@ enum class Stream : uint32_t {
   kMixup = 8,
   kSynth = 9,
   kInit = 10,
+  kSimulate = 11,  // models of machines (dist/cluster_model.h); no run draws from it
 };
 
 // The block function: encrypts a 128-bit counter under a 64-bit key.
