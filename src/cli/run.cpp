@@ -30,6 +30,7 @@ int run(int argc, char** argv) {
   add_import(app, action);
   add_export(app, action);
   add_bench(app, action);
+  add_simulate(app, action);
   add_doctor(app, action);
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 too much bad data, 75 preempted "
