@@ -162,9 +162,9 @@ void write_plot(const Simulate& o, const CostFiles& files,
     efficiency.shares.push_back(p.efficiency);
     goodput.shares.push_back(p.run.goodput);
   }
-  const std::string title =
-      files.about.empty() ? "Simulated, not measured" : "Simulated, not measured: " + files.about;
-  publish(default_env(), o.plot, report::share_plot(title, "ranks", xs, {efficiency, goodput}));
+  publish(default_env(), o.plot,
+          report::share_plot("Simulated, not measured", files.about, "ranks", xs,
+                             {efficiency, goodput}));
 }
 
 int simulate(Simulate o) {

@@ -10,7 +10,7 @@
 namespace keiko::report {
 namespace {
 
-constexpr double kLeft = 56, kTop = 34, kWidth = 560, kHeight = 280;
+constexpr double kLeft = 56, kTop = 54, kWidth = 560, kHeight = 280;
 
 std::string escaped(const std::string& text) {
   std::string out;
@@ -31,15 +31,18 @@ double at_y(double share) { return kTop + kHeight * (1 - std::clamp(share, 0.0, 
 
 }  // namespace
 
-std::string share_plot(const std::string& title, const std::string& x_name,
-                       const std::vector<double>& xs, const std::vector<Line>& lines) {
+std::string share_plot(const std::string& title, const std::string& subtitle,
+                       const std::string& x_name, const std::vector<double>& xs,
+                       const std::vector<Line>& lines) {
   const double bottom = kTop + kHeight, right = kLeft + kWidth;
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{:.0f}\" height=\"{:.0f}\" "
       "font-family=\"sans-serif\" font-size=\"12\">\n"
       "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-      "<text x=\"{:.0f}\" y=\"20\" font-weight=\"bold\">{}</text>\n",
-      right + 30, bottom + 56 + 18.0 * double(lines.size()), kLeft, escaped(title));
+      "<text x=\"{:.0f}\" y=\"20\" font-weight=\"bold\">{}</text>\n"
+      "<text x=\"{:.0f}\" y=\"38\" fill=\"#555\">{}</text>\n",
+      right + 30, bottom + 56 + 18.0 * double(lines.size()), kLeft, escaped(title), kLeft,
+      escaped(subtitle));
   for (int percent = 0; percent <= 100; percent += 20) {
     const double y = at_y(percent / 100.0);
     out += fmt::format(

@@ -14,8 +14,10 @@ struct Line {
 };
 
 // Lines over `xs` (> 0, ascending), which are placed by their logarithm and written below, in whole
-// numbers. `shares` are written in percent. At most 50 lines. Deterministic.
-std::string share_plot(const std::string& title, const std::string& x_name,
-                       const std::vector<double>& xs, const std::vector<Line>& lines);
+// numbers. Percent stand at the side; `title` is one short line, `subtitle` a longer one below it.
+// Deterministic.
+std::string share_plot(const std::string& title, const std::string& subtitle,
+                       const std::string& x_name, const std::vector<double>& xs,
+                       const std::vector<Line>& lines);
 
 }  // namespace keiko::report
