@@ -222,7 +222,7 @@ void add_simulate(CLI::App& app, Action& action) {
       ->check(CLI::ExistingFile);
   c->add_option("--ranks", o->ranks, "Numbers of ranks, with commas")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(1, 1 << 17))
       ->capture_default_str();
   c->add_option("--set", o->settings, "key=value: one cost, over what the files say")
       ->type_name("KEY=VALUE");

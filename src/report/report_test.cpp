@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/temp_folder.h"
+#include "report/line_plot.h"
 #include "report/metrics.h"
 #include "report/picture.h"
 #include "report/progress.h"
@@ -55,6 +56,15 @@ TEST(Picture, PngStartsWithItsSignature) {
   const std::string bytes = read_text(default_env(), folder.path() + "/a.png");
   EXPECT_EQ(bytes.substr(0, 8), "\x89PNG\r\n\x1a\n");
   EXPECT_EQ(uint8_t(bytes[19]), 6);  // width, big-endian, at byte 16
+}
+
+TEST(SharePlot, PlacesPointsByLogarithmAndKeepsMarkupOutOfText) {
+  const std::string svg =
+      share_plot("a < b & c", "", "ranks", {1, 10, 100}, {{"<line>", "#000", {0, 0.5, 2}}});
+  EXPECT_NE(svg.find("a &lt; b &amp; c"), std::string::npos);
+  EXPECT_EQ(svg.find("<line>"), std::string::npos);
+  // Equal steps to the right; a share over 1 is drawn at the top.
+  EXPECT_NE(svg.find("points=\"70.0,334.0 336.0,194.0 602.0,54.0\""), std::string::npos) << svg;
 }
 
 TEST(Progress, TextsReadWell) {

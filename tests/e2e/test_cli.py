@@ -21,6 +21,7 @@ OPTIONS = {
     "train": ["key=value"],
     "eval": ["--json"],
     "bench": ["decode", "loader"],
+    "simulate": ["--costs", "--ranks", "--set", "--json", "--plot", "link_bytes_per_s"],
     "doctor": [],
 }
 
