@@ -93,10 +93,10 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
   spdlog::info(
       "labels {}: {} items in {} classes; {} items of {} have no label there and are left out",
       source.labels, set.chosen.size(), set.class_names.size(), unlabelled, source.path);
-  if (labels.unmatched > 0)
+  if (labels.unmatched.count > 0)
     spdlog::warn("labels {}: {} of {} lines match no video of {}, such as {}", source.labels,
-                 labels.unmatched, labels.lines, source.path,
-                 fmt::join(labels.first_unmatched, ", "));
+                 labels.unmatched.count, labels.lines, source.path,
+                 fmt::join(labels.unmatched.first, ", "));
 }
 
 std::vector<DataShare> Dataset::shares_of(const std::vector<Set>& sets,

@@ -115,8 +115,8 @@ TEST_F(DatasetTest, AFileNameServesWhenItIsUnique) {
       env, list("names.txt", "/old/one.mp4 x\n/old/two.mp4 x\n/p/three.mp4 x\n/q/three.mp4 y\n"),
       *catalogue);
   EXPECT_EQ(labels.of_video, (std::vector<int32_t>{0, -1, -1, -1}));
-  EXPECT_EQ(labels.unmatched, 3);
-  EXPECT_EQ(labels.first_unmatched[0], "/old/two.mp4");
+  EXPECT_EQ(labels.unmatched.count, 3);
+  EXPECT_EQ(labels.unmatched.first[0], "/old/two.mp4");
 }
 
 TEST_F(DatasetTest, OneIndexServesManyLabelSets) {

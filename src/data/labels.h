@@ -7,6 +7,7 @@
 
 #include "base/env.h"
 #include "data/catalogue.h"
+#include "data/path_match.h"
 
 namespace keiko::data {
 
@@ -14,16 +15,13 @@ struct Labels {
   std::vector<std::string> class_names;  // sorted as those of keiko index
   std::vector<int32_t> of_video;         // class of each video of the catalogue; -1: none
   int64_t lines = 0;                     // of the list that hold a label
-  int64_t unmatched = 0;                 // of them, lines whose path is no video of the catalogue
-  static constexpr size_t kMostNamed = 3;
-  std::vector<std::string> first_unmatched;
+  UnmatchedPaths unmatched;              // of them
 };
 
-// Reads a list (forms: see find_videos) and finds each path among the catalogue's videos: as an
-// absolute path, relative to the list, relative to the catalogue, or, for videos that no line
-// names so, by a file name that is unique in both. Lines without a label are left out.
-// Memory: 36 bytes a video beside the list itself. Throws Error(kUsage) when the list does not
-// exist, holds no label, matches nothing, or gives one video two labels.
+// Reads a list (forms: see find_videos) and finds each path among the catalogue's videos (see
+// match_paths). Lines without a label are left out. Memory: 36 bytes a video beside the list
+// itself. Throws Error(kUsage) when the list does not exist, holds no label, matches nothing, or
+// gives one video two labels.
 Labels read_labels(Env* env, const std::string& list, const Catalogue& catalogue);
 
 }  // namespace keiko::data

@@ -4,20 +4,14 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "base/error.h"
+#include "data/list_text.h"
 
 namespace keiko::data {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string suffix_of(const std::string& path) {
-  std::string suffix = fs::path(path).extension().string();
-  std::transform(suffix.begin(), suffix.end(), suffix.begin(), ::tolower);
-  return suffix;
-}
 
 bool looks_like_video(const std::string& path) {
   static const std::set<std::string> kSuffixes = {
@@ -40,33 +34,6 @@ void walk(Env* env, const std::string& folder, const std::string& label, int dep
   }
 }
 
-std::string trim(const std::string& text) {
-  const size_t from = text.find_first_not_of(" \t\r");
-  if (from == std::string::npos) return "";
-  return text.substr(from, text.find_last_not_of(" \t\r") - from + 1);
-}
-
-// One CSV row: fields may be quoted, quotes doubled inside (RFC 4180).
-std::vector<std::string> split_row(const std::string& line, char separator) {
-  std::vector<std::string> fields(1);
-  bool quoted = false;
-  for (size_t i = 0; i < line.size(); ++i) {
-    const char c = line[i];
-    if (quoted && c == '"' && i + 1 < line.size() && line[i + 1] == '"') {
-      fields.back() += '"';
-      ++i;
-    } else if (c == '"') {
-      quoted = !quoted;
-    } else if (c == separator && !quoted) {
-      fields.emplace_back();
-    } else {
-      fields.back() += c;
-    }
-  }
-  for (std::string& field : fields) field = trim(field);
-  return fields;
-}
-
 SourceVideo split_path_label(Env* env, const std::string& line, const std::string& folder) {
   const auto exists = [&](const std::string& path) {
     return env->status(fs::path(path).is_absolute() ? path : folder + "/" + path).exists;
@@ -86,8 +53,7 @@ struct Header {
 Header read_header(const std::vector<std::string>& fields, const std::string& place) {
   Header header;
   for (size_t i = 0; i < fields.size(); ++i) {
-    std::string name = fields[i];
-    std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+    const std::string name = lower_case(fields[i]);
     if (name == "path") header.path = int(i);
     if (name == "label") header.label = int(i);
   }
@@ -120,32 +86,24 @@ std::vector<SourceVideo> read_video_list(Env* env, const std::string& path) {
   const std::string suffix = suffix_of(path), folder = parent_folder(path);
   const bool is_table = suffix == ".csv" || suffix == ".tsv";
   const char separator = suffix == ".tsv" ? '\t' : ',';
-  std::string content = read_text(env, path);
-  if (content.rfind("\xEF\xBB\xBF", 0) == 0) content.erase(0, 3);  // as spreadsheets write it
-  std::istringstream text(std::move(content));
   std::vector<SourceVideo> videos;
   Header header;
   bool is_first_row = true;
-  int line_number = 0;
-  for (std::string raw; std::getline(text, raw);) {
-    // In a table, tabs and spaces at the end are fields.
-    const std::string line = is_table ? raw.substr(0, raw.find_last_not_of('\r') + 1) : trim(raw);
-    ++line_number;
-    if (trim(line).empty() || line[0] == '#') continue;
-    const std::string place = fmt::format("{}:{}", path, line_number);
+  each_list_line(env, path, is_table, [&](const std::string& line, int64_t number) {
+    const std::string place = fmt::format("{}:{}", path, number);
     if (suffix == ".jsonl") {
       videos.push_back(read_json_line(line, place));
-      continue;
+      return;
     }
     if (!is_table) {
       videos.push_back(split_path_label(env, line, folder));
-      continue;
+      return;
     }
     const auto fields = split_row(line, separator);
     if (is_first_row) header = read_header(fields, place);
     const bool is_header = is_first_row && header.path >= 0;
     is_first_row = false;
-    if (is_header) continue;
+    if (is_header) return;
     if (header.path < 0) {
       // A row of two fields; or, as VideoMAE writes its .csv, words, where a path may hold commas.
       SourceVideo words = split_path_label(env, trim(line), folder);
@@ -154,7 +112,7 @@ std::vector<SourceVideo> read_video_list(Env* env, const std::string& path) {
           !env->status(fs::path(words.path).is_absolute() ? words.path : folder + "/" + words.path)
                .exists;
       videos.push_back(are_fields ? SourceVideo{fields[0], fields[1]} : std::move(words));
-      continue;
+      return;
     }
     if (int(fields.size()) <= std::max(header.path, header.label))
       fail(ErrorKind::kUsage, "{}: {} fields, fewer than the header: {}", place, fields.size(),
@@ -163,7 +121,7 @@ std::vector<SourceVideo> read_video_list(Env* env, const std::string& path) {
       fail(ErrorKind::kUsage, "{}: the path is empty: {}", place, line);
     videos.push_back({fields[size_t(header.path)],
                       header.label >= 0 ? fields[size_t(header.label)] : std::string()});
-  }
+  });
   return videos;
 }
 
