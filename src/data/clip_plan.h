@@ -49,6 +49,7 @@ struct ClipPlan {
   uint64_t window = 0;   // of the item; 0 unless sample_by is duration
   uint32_t attempt = 0;  // > 0: a replacement for a bad sample
   int32_t label = -1;
+  std::vector<float> targets;   // of the item, in the data set's order; NaN: not known
   std::vector<int64_t> frames;  // presentation indices of the video, num_frames of them
   media::CropRect crop;
   bool flip = false;

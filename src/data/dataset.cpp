@@ -4,13 +4,23 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/rng.h"
-#include "data/labels.h"
 
 namespace keiko::data {
+namespace {
+
+// "dx, dy", or how many when there are many.
+std::string names_text(const std::vector<std::string>& names) {
+  if (names.size() > 8) return fmt::format("{} targets", names.size());
+  return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
 
 void DataSource::bind(config::Binder& b) {
   // Free: what must not change is the content, whose hash is compared apart from the recipe.
@@ -20,6 +30,7 @@ void DataSource::bind(config::Binder& b) {
       .at_least(0);
   // Free for the same reason.
   b.key("labels", labels, "list of paths and labels in the place of the catalogue's own").free();
+  b.key("targets", targets, "table of paths and numbers to learn, a column each").free();
 }
 
 Item Dataset::Set::item(uint64_t index) const {
@@ -46,34 +57,45 @@ std::vector<Dataset::Set> Dataset::open_sets(Env* env, const std::vector<DataSou
     if (!sets.empty() && set.class_names != sets[0].class_names)
       fail(ErrorKind::kUsage, "{} and {} have different classes; index them together",
            sources[0].path, source.path);
+    if (!sets.empty() && set.targets.names != sets[0].targets.names)
+      fail(ErrorKind::kUsage,
+           "{} and {} have different targets ({}; {}); give both the same columns in the same "
+           "order",
+           sources[0].path, source.path, names_text(sets[0].targets.names),
+           names_text(set.targets.names));
     sets.push_back(std::move(set));
   }
   return sets;
 }
 
 void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions& clip, Set& set) {
-  const bool has_labels = !source.labels.empty(), has_windows = clip.sample_by == "duration";
-  set.is_chosen = has_labels || source.items_per_class > 0;
+  const bool has_labels = !source.labels.empty(), has_targets = !source.targets.empty();
+  const bool has_windows = clip.sample_by == "duration";
+  set.is_chosen = has_labels || has_targets || source.items_per_class > 0;
   if (!set.is_chosen && !has_windows) return;
   Labels labels;
   if (has_labels) {
     labels = read_labels(env, source.labels, *set.catalogue);
     set.class_names = labels.class_names;
   }
+  Targets targets;
+  if (has_targets) targets = read_targets(env, source.targets, *set.catalogue);
   std::vector<int64_t> taken(set.class_names.size() + 1);
   uint64_t windows = 0;
-  int64_t unlabelled = 0;
+  int64_t unlabelled = 0, untargeted = 0;
   if (has_windows) set.window_ends.reserve(size_t(set.catalogue->item_count()));
   set.catalogue->each_item([&](int64_t index, const Item& item) {
     const int32_t label = has_labels ? labels.of_video[item.video] : item.label;
-    if (has_labels && label < 0) {
-      ++unlabelled;
-      return;
-    }
+    const int32_t row = has_targets ? targets.of_video[item.video] : -1;
+    const bool lacks_label = has_labels && label < 0, lacks_target = has_targets && row < 0;
+    unlabelled += lacks_label;
+    untargeted += lacks_target;
+    if (lacks_label || lacks_target) return;
     if (source.items_per_class > 0 && taken.at(size_t(label + 1))++ >= source.items_per_class)
       return;
     if (set.is_chosen) set.chosen.push_back(index);
     if (has_labels) set.labels.push_back(label);
+    if (has_targets) set.target_rows.push_back(row);
     if (!has_windows) return;
     windows += uint64_t(window_count(item.duration_s, item.frame_count, clip.window_s));
     if (windows > uint64_t{1} << 62)
@@ -81,9 +103,15 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
            source.path, index, item.duration_s);
     set.window_ends.push_back(windows);
   });
-  if (!has_labels) return;
+  if (has_labels) finish_labels(source, labels, unlabelled, set);
+  if (has_targets) finish_targets(source, targets, untargeted, set);
+}
+
+void Dataset::finish_labels(const DataSource& source, const Labels& labels, int64_t left_out,
+                            Set& set) {
   if (set.chosen.empty())
-    fail(ErrorKind::kUsage, "{}: no item of {} has a label in it", source.labels, source.path);
+    fail(ErrorKind::kUsage, "{}: no item of {} has a label in it{}", source.labels, source.path,
+         source.targets.empty() ? "" : " and a target in " + source.targets);
   std::string text;
   for (const std::string& name : set.class_names) text += name + "\n";
   for (size_t i = 0; i < set.chosen.size(); ++i)
@@ -92,11 +120,80 @@ void Dataset::choose_items(Env* env, const DataSource& source, const ClipOptions
   set.labels_hash = xxh3(std::string_view(text));
   spdlog::info(
       "labels {}: {} items in {} classes; {} items of {} have no label there and are left out",
-      source.labels, set.chosen.size(), set.class_names.size(), unlabelled, source.path);
+      source.labels, set.chosen.size(), set.class_names.size(), left_out, source.path);
   if (labels.unmatched.count > 0)
     spdlog::warn("labels {}: {} of {} lines match no video of {}, such as {}", source.labels,
                  labels.unmatched.count, labels.lines, source.path,
                  fmt::join(labels.unmatched.first, ", "));
+}
+
+void Dataset::finish_targets(const DataSource& source, Targets& targets, int64_t left_out,
+                             Set& set) {
+  if (set.chosen.empty())
+    fail(ErrorKind::kUsage, "{}: no item of {} has a target in it", source.targets, source.path);
+  const size_t lines = targets.list.paths.size();
+  targets.list.paths = {};
+  set.targets = std::move(targets.list);
+  set.targets_path = source.targets;
+  const auto bytes_of = [](const auto* first, size_t count) {
+    return std::span(reinterpret_cast<const uint8_t*>(first), count * sizeof(*first));
+  };
+  RunningXxh3 hash;
+  for (const std::string& name : set.targets.names) {
+    hash.add(bytes_of(name.data(), name.size()));
+    hash.add(bytes_of("\n", 1));
+  }
+  for (size_t i = 0; i < set.chosen.size(); ++i) {
+    hash.add(bytes_of(&set.chosen[i], 1));
+    hash.add(bytes_of(set.targets.row(size_t(set.target_rows[i])), set.targets.names.size()));
+  }
+  set.targets_hash = hash.value();
+  spdlog::info("targets {}: {} items with {}; {} items of {} have none there and are left out",
+               source.targets, set.chosen.size(), names_text(set.targets.names), left_out,
+               source.path);
+  if (targets.unmatched.count > 0)
+    spdlog::warn("targets {}: {} of {} lines match no video of {}, such as {}", source.targets,
+                 targets.unmatched.count, lines, source.path,
+                 fmt::join(targets.unmatched.first, ", "));
+}
+
+std::vector<TargetColumn> Dataset::target_columns() const {
+  std::vector<TargetColumn> columns(target_names().size());
+  const auto each_known = [&](const auto& visit) {
+    for (const Set& set : sets_)
+      for (const int32_t row : set.target_rows)
+        for (size_t c = 0; c < columns.size(); ++c)
+          if (const float value = set.targets.row(size_t(row))[c]; !std::isnan(value))
+            visit(columns[c], value, set, size_t(row));
+  };
+  each_known([](TargetColumn& column, float value, const Set& set, size_t row) {
+    const auto place = [&] {
+      return fmt::format("{}:{}", set.targets_path, set.targets.line[row]);
+    };
+    if (column.known == 0 || value < column.low) {
+      column.low = value;
+      column.low_place = place();
+    }
+    if (column.known == 0 || value > column.high) {
+      column.high = value;
+      column.high_place = place();
+    }
+    ++column.known;
+    column.mean += double(value);
+  });
+  for (TargetColumn& column : columns) column.mean /= double(std::max<int64_t>(1, column.known));
+  // In a second pass: the difference of large sums would lose a small spread.
+  std::vector<double> squares(columns.size());
+  each_known([&](TargetColumn& column, float value, const Set&, size_t) {
+    const double apart = double(value) - column.mean;
+    squares[size_t(&column - columns.data())] += apart * apart;
+  });
+  for (size_t c = 0; c < columns.size(); ++c) {
+    columns[c].name = target_names()[c];
+    if (columns[c].low < columns[c].high)
+      columns[c].std = std::sqrt(squares[c] / double(columns[c].known));
+  }
+  return columns;
 }
 
 std::vector<DataShare> Dataset::shares_of(const std::vector<Set>& sets,
@@ -130,6 +227,10 @@ void Dataset::plan_sample(uint64_t sample, bool training, ClipPlan& plan) const 
   }
   const Item item = set.item(plan.item);
   plan.label = item.label;
+  if (!set.target_rows.empty()) {
+    const float* const row = set.targets.row(size_t(set.target_rows[plan.item]));
+    plan.targets.assign(row, row + set.targets.names.size());
+  }
   const auto video = set.catalogue->video(item.video);
   if (item.first_frame > video->table.frame_count() - item.frame_count)
     fail(ErrorKind::kData, "{}: an item reaches over the end of {}", set.catalogue->path(),
@@ -218,6 +319,7 @@ uint64_t Dataset::hash() const {
   for (const Set& set : sets_) {
     text += hex64(set.catalogue->hash());
     if (!set.labels.empty()) text += " labels " + hex64(set.labels_hash);
+    if (!set.target_rows.empty()) text += " targets " + hex64(set.targets_hash);
   }
   return xxh3(std::string_view(text));
 }

@@ -9,7 +9,9 @@
 #include "config/binder.h"
 #include "data/catalogue.h"
 #include "data/clip_plan.h"
+#include "data/labels.h"
 #include "data/order.h"
+#include "data/targets.h"
 
 namespace keiko::data {
 
@@ -18,6 +20,7 @@ struct DataSource {
   double weight = 1;            // share of the samples
   int64_t items_per_class = 0;  // the first n of every class only; 0: all
   std::string labels;           // a list of paths and labels for this run; "": the catalogue's own
+  std::string targets;          // a list of paths and numbers to learn; "": none
 
   void bind(config::Binder& b);
 };
@@ -25,9 +28,9 @@ struct DataSource {
 // Safe to use from many threads at once.
 class Dataset {
  public:
-  // Opens all catalogues. Throws Error(kUsage) when there is none, when their class names differ,
-  // or when a list of labels cannot be used. Logs what a list of labels leaves out. `views` is what
-  // evaluation sees of each sample.
+  // Opens all catalogues. Throws Error(kUsage) when there is none, when their class names or the
+  // names of their targets differ, or when a list of labels or targets cannot be used. Logs what
+  // such a list leaves out. `views` is what evaluation sees of each sample.
   Dataset(Env* env, const std::vector<DataSource>& sources, const ClipOptions& clip,
           const AugmentOptions& augment, uint64_t seed, int64_t shuffle_block,
           const ViewOptions& views = {});
@@ -53,19 +56,24 @@ class Dataset {
   // Positions in one epoch: every sample, group_size() times.
   int64_t epoch_size() const { return int64_t(order_.epoch_size()) * group_size(); }
   const std::vector<std::string>& class_names() const { return sets_[0].class_names; }
+  // In the order of ClipPlan::targets; empty: the data has none.
+  const std::vector<std::string>& target_names() const { return sets_[0].targets.names; }
+  // The same over the items in use, each once (whatever the weight of its source). Cost: a pass
+  // over all of them.
+  std::vector<TargetColumn> target_columns() const;
   std::shared_ptr<const Video> video_of(const ClipPlan& plan) const;
   const ClipOptions& clip() const { return clip_; }
   // Calls `visit` for the video of every item in use. Cost: reads the items and 8 bytes a video.
   void each_video_in_use(const std::function<void(const Catalogue& catalogue, uint32_t video,
                                                   uint64_t content_hash)>& visit) const;
-  // Over all catalogues, and the labels that take the place of their own.
+  // Over all catalogues, the labels that take the place of their own, and the targets.
   uint64_t hash() const;
   // "train.kix (generation 1, 3f..)", for run.json and error messages.
   std::string describe() const;
 
  private:
   // One source. Memory: nothing for a whole catalogue; 8 bytes an item when some are chosen, 4 more
-  // with labels, 8 more with windows.
+  // with labels, 4 more with targets (and the list itself), 8 more with windows.
   struct Set {
     std::shared_ptr<const Catalogue> catalogue;
     bool is_chosen = false;             // `chosen` holds the items in use; else all are
@@ -73,7 +81,11 @@ class Dataset {
     std::vector<int32_t> labels;        // of the chosen; empty: the items' own
     std::vector<uint64_t> window_ends;  // windows of all items up to each one; empty: by item
     std::vector<std::string> class_names;
-    uint64_t labels_hash = 0;  // of `labels` with their names
+    uint64_t labels_hash = 0;          // of `labels` with their names
+    std::string targets_path;          // the list
+    TargetList targets;                // without its paths; no names: there is none
+    std::vector<int32_t> target_rows;  // of the chosen, in `targets`
+    uint64_t targets_hash = 0;
 
     uint64_t item_count() const {
       return is_chosen ? chosen.size() : uint64_t(catalogue->item_count());
@@ -86,10 +98,14 @@ class Dataset {
   static std::vector<Set> open_sets(Env* env, const std::vector<DataSource>& sources,
                                     const ClipOptions& clip);
   static void choose_items(Env* env, const DataSource& source, const ClipOptions& clip, Set& set);
+  static void finish_labels(const DataSource& source, const Labels& labels, int64_t left_out,
+                            Set& set);
+  static void finish_targets(const DataSource& source, Targets& targets, int64_t left_out,
+                             Set& set);
   static std::vector<DataShare> shares_of(const std::vector<Set>& sets,
                                           const std::vector<DataSource>& sources);
-  // Fills item, window, label, frames, crop, flip and augment for the sample with this index in its
-  // set.
+  // Fills item, window, label, targets, frames, crop, flip and augment for the sample with this
+  // index in its set.
   void plan_sample(uint64_t sample, bool training, ClipPlan& plan) const;
 
   std::vector<Set> sets_;
