@@ -16,14 +16,15 @@
 namespace keiko::cli {
 namespace {
 
-// Throws Error(kUsage) when the run learned other classes than the data has: scores would compare
-// numbers that mean different things.
-void check_classes(const std::string& checkpoint, const std::vector<std::string>& names) {
+// Throws Error(kUsage) when the run learned other classes or targets than the data has: scores
+// would compare numbers that mean different things.
+void check_outputs(const std::string& checkpoint, const char* what,
+                   const std::vector<std::string>& names) {
   const auto config = nlohmann::json::parse(read_text(default_env(), checkpoint + "/config.json"));
   for (size_t i = 0; i < names.size(); ++i) {
     const std::string learned = config.at("id2label").value(std::to_string(i), "(none)");
     if (learned != names[i])
-      fail(ErrorKind::kUsage, "class {} is {} in {}, but {} in the evaluation data", i, learned,
+      fail(ErrorKind::kUsage, "{} {} is {} in {}, but {} in the evaluation data", what, i, learned,
            checkpoint, names[i]);
   }
 }
@@ -119,7 +120,9 @@ void add_eval(CLI::App& app, Action& action) {
                "{}: no committed checkpoint to evaluate; train first, or use --random-init",
                loaded.run_folder);
         weights = *checkpoint;
-        if (objective->needs_label()) check_classes(*checkpoint, dataset.class_names());
+        if (objective->needs_label()) check_outputs(*checkpoint, "class", dataset.class_names());
+        if (objective->target_need() != objective::Objective::TargetNeed::kNone)
+          check_outputs(*checkpoint, "target", dataset.target_names());
       }
       if (!o->confusion.empty() &&
           objective->evaluation_columns() != objective::classification_columns())

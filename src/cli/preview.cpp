@@ -45,6 +45,7 @@ void write_tensors(const train::Recipe& r, const data::Dataset& dataset,
     tensors.emplace_back(prefix + "video", micro.video.clone());
     tensors.emplace_back(prefix + "position", at::tensor(micro.positions));
     if (objective.needs_label()) tensors.emplace_back(prefix + "label", micro.label);
+    if (micro.target.defined()) tensors.emplace_back(prefix + "target", micro.target);
     for (const auto& [name, tensor] : objective.fields(micro))
       tensors.emplace_back(prefix + name, tensor);
   });
@@ -85,6 +86,8 @@ nlohmann::ordered_json clip_as_json(const data::Dataset& dataset, const data::Cl
       {"erased", nullptr}};
   if (const auto& box = plan.augment.erased)
     json["erased"] = {box->x, box->y, box->width, box->height};
+  for (size_t i = 0; i < plan.targets.size(); ++i)  // NaN becomes null
+    json["targets"][dataset.target_names()[i]] = plan.targets[i];
   return json;
 }
 

@@ -32,13 +32,13 @@ struct TrainArguments : RecipeArguments {
 std::vector<std::string> absent_data(const train::Recipe& r) {
   std::vector<std::string> absent;
   for (const data::DataSource& source : r.data)
-    for (const std::string& path : {source.path, source.labels})
+    for (const std::string& path : {source.path, source.labels, source.targets})
       if (!path.empty() && !default_env()->status(path).exists) absent.push_back(path);
   return absent;
 }
 
-// The objective with nothing allocated. `dataset` may be null: then as many classes as the recipe
-// names, or one.
+// The objective with nothing allocated. `dataset` may be null: then as many classes and targets as
+// the recipe names, or one.
 std::unique_ptr<objective::Objective> declare_objective(const train::Recipe& r,
                                                         const data::Dataset* dataset) {
   objective::ObjectiveContext context;
@@ -50,11 +50,13 @@ std::unique_ptr<objective::Objective> declare_objective(const train::Recipe& r,
   context.dtype = r.precision == "float64" ? at::kDouble : at::kFloat;
   if (dataset) {
     context.class_names = dataset->class_names();
+    context.targets = train::target_columns(*dataset);
   } else {
     const auto* classification =
         dynamic_cast<const objective::ClassificationOptions*>(r.objective.options.get());
     const int64_t known = classification ? classification->num_classes : 0;
     context.class_names.assign(size_t(std::max<int64_t>(1, known)), "unknown");
+    context.targets.assign(size_t(std::max<int64_t>(1, known)), {"unknown"});
   }
   return r.objective.options->make(context);
 }
@@ -126,9 +128,10 @@ int show_plan(const LoadedRecipe& loaded) {
       fmt::format("{} trained: {}", report::count_text(trained), parts_text(sizes, true)));
   if (const std::string held = parts_text(sizes, false); !held.empty())
     say("", fmt::format("not trained: {}", held));
-  if (!dataset && objective->needs_label())
+  using enum objective::Objective::TargetNeed;
+  if (!dataset && (objective->needs_label() || objective->target_need() != kNone))
     say("",
-        "the head counts the classes that objective.num_classes names, else one: the data is "
+        "the head counts the outputs that objective.num_classes names, else one: the data is "
         "not there to ask");
   say("clip",
       fmt::format("{} frames, every {} of {}, {} pixels", r.clip.num_frames, r.clip.sampling_rate,

@@ -8,6 +8,9 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "model/patches.h"
+#include "objective/multilabel.h"
+#include "objective/regression.h"
+#include "objective/task.h"
 
 namespace keiko::objective {
 namespace {
@@ -70,6 +73,51 @@ std::unique_ptr<Network> make_network(model::Parameters& parameters, const Class
   return std::make_unique<VideoMaeNetwork>(parameters, o, grid);
 }
 
+// The label, one class out of several.
+class ClassTask : public Task {
+ public:
+  ClassTask(const ClassificationOptions& o, std::vector<std::string> class_names)
+      : classes_(o.num_classes),
+        label_smoothing_(o.label_smoothing),
+        class_names_(std::move(class_names)) {}
+
+  LossSums loss(const at::Tensor& logits, const MicroBatch& batch, const std::vector<Mix>& mixes,
+                const std::vector<int64_t>& partners) const override {
+    const at::Tensor target = mixed_targets(batch.label, classes_, label_smoothing_, mixes,
+                                            partners, logits.scalar_type());
+    // Of a mixed clip the label with the larger share counts as right.
+    return {at::cross_entropy_loss(logits, target, {}, at::Reduction::Sum),
+            logits.detach().argmax(1).eq(target.argmax(1)).sum().to(at::kDouble).view({1})};
+  }
+  std::vector<std::string> metric_names() const override { return {"top1"}; }
+
+  std::vector<std::string> evaluation_columns() const override { return classification_columns(); }
+  at::Tensor rows(const at::Tensor& logits, const MicroBatch& batch) const override {
+    return classification_rows(logits, batch.label, batch.views);
+  }
+  nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
+    return summarize_classification(rows, class_names_);
+  }
+
+ private:
+  int64_t classes_;
+  double label_smoothing_;
+  std::vector<std::string> class_names_;
+};
+
+std::vector<std::string> names_of(const std::vector<TargetColumn>& targets) {
+  std::vector<std::string> names;
+  for (const TargetColumn& target : targets) names.push_back(target.name);
+  return names;
+}
+
+std::unique_ptr<Task> make_task(const ClassificationOptions& o, const ObjectiveContext& context) {
+  if (o.target == "multilabel")
+    return make_multilabel(names_of(context.targets), o.label_smoothing);
+  if (o.target == "regression") return make_regression(context.targets, o.regression_loss);
+  return std::make_unique<ClassTask>(o, context.class_names);
+}
+
 class Classification : public Objective {
  public:
   Classification(const ClassificationOptions& options, const ObjectiveContext& context)
@@ -78,6 +126,7 @@ class Classification : public Objective {
         grid_(make_grid(options.vit, context.num_frames, context.size)),
         parameters_(context.dtype),
         average_(context.dtype),
+        task_(make_task(options, context)),
         network_(make_network(parameters_, options, grid_)) {
     if (options.ema > 0) averaged_network_ = make_network(average_, options, grid_);
     if (context.dry_run) return;
@@ -86,7 +135,12 @@ class Classification : public Objective {
   }
 
   model::Parameters& parameters() override { return parameters_; }
-  bool needs_label() const override { return true; }
+  bool needs_label() const override { return options_.target == "class"; }
+  TargetNeed target_need() const override {
+    return options_.target == "multilabel"   ? TargetNeed::kShares
+           : options_.target == "regression" ? TargetNeed::kNumbers
+                                             : TargetNeed::kNone;
+  }
   int head_block() const override { return int(options_.vit.depth) + 1; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
@@ -103,15 +157,10 @@ class Classification : public Objective {
     }
     const at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
                                            batch.positions, parameters_.dtype());
-    const at::Tensor logits = network_->forward(patches, keep, runner).to(parameters_.dtype());
-    const at::Tensor target =
-        mixed_targets(batch.label, options_.num_classes, options_.label_smoothing, mixes, partners,
-                      logits.scalar_type());
-    // Of a mixed clip the label with the larger share counts as right.
-    return {at::cross_entropy_loss(logits, target, {}, at::Reduction::Sum),
-            logits.detach().argmax(1).eq(target.argmax(1)).sum().to(at::kDouble).view({1})};
+    const at::Tensor outputs = network_->forward(patches, keep, runner).to(parameters_.dtype());
+    return task_->loss(outputs, batch, mixes, partners);
   }
-  std::vector<std::string> metric_names() const override { return {"top1"}; }
+  std::vector<std::string> metric_names() const override { return task_->metric_names(); }
 
   void after_step(int64_t) override {
     if (averaged_network_) model::update_average(average_, parameters_, options_.ema);
@@ -125,13 +174,27 @@ class Classification : public Objective {
       fail(ErrorKind::kData, "the averaged weights have no {}", unmatched.missing[0]);
   }
 
-  std::vector<std::string> evaluation_columns() const override { return classification_columns(); }
+  std::vector<model::NamedTensor> statistics() override { return task_->statistics(); }
+  std::vector<model::NamedTensor> weights() override {
+    auto all = parameters_.published();
+    for (auto& entry : statistics()) all.push_back(std::move(entry));
+    return all;
+  }
+  model::Parameters::Unmatched load_weights(
+      const std::vector<model::NamedTensor>& tensors) override {
+    auto unmatched = parameters_.load(tensors);
+    restore_statistics(statistics(), tensors, unmatched);
+    return unmatched;
+  }
+
+  std::vector<std::string> evaluation_columns() const override {
+    return task_->evaluation_columns();
+  }
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
     const Network& network = averaged_network_ ? *averaged_network_ : *network_;
-    return classification_rows(
-        network.forward(normalised_patches(batch.video), {}, model::BlockRunner()), batch.label,
-        batch.views);
+    return task_->rows(network.forward(normalised_patches(batch.video), {}, model::BlockRunner()),
+                       batch);
   }
   at::Tensor features(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
@@ -141,7 +204,7 @@ class Classification : public Objective {
   }
 
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
-    auto summary = summarize_classification(rows, context_.class_names);
+    auto summary = task_->summarize(rows);
     summary["weights"] = averaged_network_ ? "ema" : "model";
     return summary;
   }
@@ -151,7 +214,7 @@ class Classification : public Objective {
     // A pretraining run's teacher is the encoder that is meant to be used.
     const auto tensors =
         with_vjepa2_prefix(weights.ema.empty() ? weights.model : weights.ema, is_vjepa2);
-    const auto unmatched = parameters_.load(tensors);
+    auto unmatched = parameters_.load(tensors);
     refuse_lost_positions(unmatched.unused);
     std::string fresh;
     for (const std::string& name : unmatched.missing) {
@@ -160,22 +223,29 @@ class Classification : public Objective {
       fresh += (fresh.empty() ? "" : ", ") + name;
     }
     if (averaged_network_) average_.load(parameters_.published());
-    return fmt::format("encoder taken{}; initialised: {}; {} tensors of the checkpoint unused",
+    // A head that says standardised targets means those that it was trained with.
+    const size_t missing = unmatched.missing.size();
+    restore_statistics(statistics(), weights.model, unmatched);
+    const bool has_statistics = !statistics().empty() && unmatched.missing.size() == missing;
+    return fmt::format("encoder taken{}{}; initialised: {}; {} tensors of the checkpoint unused",
                        weights.ema.empty() ? "" : " (its moving average)",
+                       has_statistics ? ", and the targets' mean and spread" : "",
                        fresh.empty() ? "nothing" : fresh, unmatched.unused.size());
   }
 
   nlohmann::ordered_json config() const override {
     // transformers counts classes by their names: a wider head gets names for the rest.
-    std::vector<std::string> names = context_.class_names;
+    std::vector<std::string> names =
+        needs_label() ? context_.class_names : names_of(context_.targets);
     while (int64_t(names.size()) < options_.num_classes)
       names.push_back(fmt::format("unused_{}", names.size()));
-    if (options_.backbone == "vjepa2") {
-      const model::PoolerOptions pooler = pooler_of(options_);
-      return model::vjepa2_config(options_.vit, nullptr, &pooler, context_.size,
-                                  context_.num_frames, names);
-    }
-    return model::videomae_config(options_.vit, nullptr, grid_, false, names);
+    const model::PoolerOptions pooler = pooler_of(options_);
+    auto c = options_.backbone == "vjepa2"
+                 ? model::vjepa2_config(options_.vit, nullptr, &pooler, context_.size,
+                                        context_.num_frames, names)
+                 : model::videomae_config(options_.vit, nullptr, grid_, false, names);
+    if (!task_->problem_type().empty()) c["problem_type"] = task_->problem_type();
+    return c;
   }
 
   // What was drawn for each clip. Where mixing is on: mix_share, what it keeps of itself (float64
@@ -259,6 +329,7 @@ class Classification : public Objective {
   ObjectiveContext context_;
   model::TokenGrid grid_;
   model::Parameters parameters_, average_;
+  std::unique_ptr<Task> task_;
   std::unique_ptr<Network> network_, averaged_network_;
 };
 
@@ -353,9 +424,16 @@ void ClassificationOptions::bind(config::Binder& b) {
   if (is_vjepa2)
     b.key("pooler_depth", pooler_depth, "self-attention blocks before the pooling one")
         .range(0, 64);
+  b.choice("target", target, {"class", "multilabel", "regression"},
+           "what is learned of a clip: its label, or data.targets as classes or as numbers");
+  if (target == "regression")
+    b.choice("regression_loss", regression_loss, {"mse", "smooth_l1"},
+             "of the standardised targets");
   b.key("num_classes", num_classes, "0 is as many as the data has").at_least(0);
   b.key("label_smoothing", label_smoothing, "share of the target spread over all classes")
       .range(0, 0.99);
+  if (target == "regression" && label_smoothing > 0)
+    b.refuse("label_smoothing", "does not go with target = regression, which has no classes");
   b.key("drop_path", drop_path, "stochastic depth of the last block").range(0, 0.99);
   mixup.bind(b);
   b.key("ema", ema, "momentum of averaged weights, which evaluation uses; 0 is off").range(0, 1);
@@ -363,6 +441,19 @@ void ClassificationOptions::bind(config::Binder& b) {
 
 std::unique_ptr<Objective> ClassificationOptions::make(const ObjectiveContext& context) const {
   ClassificationOptions resolved = *this;
+  if (target != "class") {
+    const int64_t columns = int64_t(context.targets.size());
+    if (columns == 0)
+      fail(ErrorKind::kUsage,
+           "the data has no targets, which objective.target = {} needs; name a table of paths and "
+           "numbers in data.targets",
+           target);
+    if (num_classes != 0 && num_classes != columns)
+      fail(ErrorKind::kUsage, "objective.num_classes = {}, but the data has {} targets; leave it 0",
+           num_classes, columns);
+    resolved.num_classes = columns;
+    return std::make_unique<Classification>(resolved, context);
+  }
   const int64_t known = int64_t(context.class_names.size());
   if (known == 0)
     fail(ErrorKind::kUsage,

@@ -1,4 +1,5 @@
-// Classification: an encoder and a head, trained together.
+// Classification: an encoder and a head, trained together. The head says a class, several classes
+// at once, or numbers.
 //
 // VideoMAE's way is the mean token, a norm and a linear head; V-JEPA 2's an attentive pooler and a
 // linear head. Fine-tuning starts the encoder from a pretraining run or a published checkpoint.
@@ -14,8 +15,10 @@ namespace keiko::objective {
 struct ClassificationOptions : ObjectiveOptions {
   std::string backbone = "videomae";  // or "vjepa2"
   model::VitOptions vit;
-  int64_t pooler_depth = 3;  // vjepa2: self-attention blocks before the pooling one
-  int64_t num_classes = 0;   // 0: as many as the data has
+  int64_t pooler_depth = 3;             // vjepa2: self-attention blocks before the pooling one
+  std::string target = "class";         // or "multilabel", "regression": of the data's targets
+  std::string regression_loss = "mse";  // or "smooth_l1"
+  int64_t num_classes = 0;              // outputs of the head; 0: as many as the data has
   double label_smoothing = 0;
   double drop_path = 0;  // of the last block; the first has none
   MixupOptions mixup;

@@ -93,4 +93,17 @@ at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoot
   return target.to(dtype);
 }
 
+at::Tensor mixed_columns(const at::Tensor& values, const std::vector<Mix>& mixes,
+                         const std::vector<int64_t>& partners) {
+  const at::Tensor own = values.to(at::kDouble);
+  if (mixes.empty()) return own;
+  std::vector<double> shares;
+  for (const Mix& mix : mixes) shares.push_back(mix.share);
+  const at::Tensor share = at::tensor(shares, at::kDouble).unsqueeze(1);
+  const at::Tensor other = own.index_select(0, at::tensor(partners));
+  // A share of nothing is nothing, also of what is not known.
+  return at::where(share.gt(0), own * share, 0.0) +
+         at::where(share.lt(1), other * (1 - share), 0.0);
+}
+
 }  // namespace keiko::objective

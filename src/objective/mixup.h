@@ -49,4 +49,9 @@ at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoot
                          const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
                          at::ScalarType dtype);
 
+// `values` [b, columns], mixed by share, float64. A clip knows a column when all that it is mixed
+// of does; what is not known is NaN, on both sides.
+at::Tensor mixed_columns(const at::Tensor& values, const std::vector<Mix>& mixes,
+                         const std::vector<int64_t>& partners);
+
 }  // namespace keiko::objective

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -40,6 +41,21 @@ void ObjectiveChoice::bind(config::Binder& b) {
 
 at::Tensor mean_over_views(const at::Tensor& tokens, int64_t views) {
   return tokens.mean(1).view({tokens.size(0) / views, views, tokens.size(2)}).mean(1);
+}
+
+void restore_statistics(const std::vector<model::NamedTensor>& statistics,
+                        const std::vector<model::NamedTensor>& tensors,
+                        model::Parameters::Unmatched& unmatched) {
+  for (const auto& [name, statistic] : statistics) {
+    const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                    [&, name = name](const auto& t) { return t.first == name; });
+    if (found == tensors.end() || found->second.sizes() != statistic.sizes()) {
+      unmatched.missing.push_back(name);
+      continue;
+    }
+    at::Tensor(statistic).copy_(found->second);
+    std::erase(unmatched.unused, name);
+  }
 }
 
 void refuse_lost_positions(const std::vector<std::string>& unused) {

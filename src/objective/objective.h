@@ -22,6 +22,7 @@ namespace keiko::objective {
 struct MicroBatch {
   at::Tensor video;                // uint8 [b, 3, T, H, W]
   at::Tensor label;                // int64 [b]; -1: none
+  at::Tensor target;               // float [b, columns], NaN: not known; undefined: data without
   std::vector<int64_t> positions;  // of the sample stream (in evaluation: item indices)
   int64_t views = 1;               // consecutive clips that are views of one item
   // The training step and all positions [batch_first, batch_last) of its batch, on whatever rank
@@ -84,6 +85,10 @@ class Objective {
 
   // True when every clip needs a label.
   virtual bool needs_label() const { return false; }
+  // What the columns of MicroBatch::target must be: anything or none, any numbers, or shares in
+  // [0, 1].
+  enum class TargetNeed { kNone, kNumbers, kShares };
+  virtual TargetNeed target_need() const { return TargetNeed::kNone; }
   // The block of the flat buffers that layer-wise learning-rate decay counts from (the head's);
   // 0: this objective has none.
   virtual int head_block() const { return 0; }
@@ -129,6 +134,12 @@ class Objective {
   virtual double activations_per_clip() const { return 0; }
 };
 
+// A column of MicroBatch::target, and what its known values in the data are.
+struct TargetColumn {
+  std::string name;
+  double mean = 0, std = 1;  // std > 0
+};
+
 // What an objective may know when it is made.
 struct ObjectiveContext {
   int64_t num_frames = 0, size = 0;
@@ -140,6 +151,7 @@ struct ObjectiveContext {
   // Parameters are declared and not allocated: only part_sizes(), flops_per_clip(),
   // activations_per_clip(), config() and the plain questions may be asked.
   bool dry_run = false;
+  std::vector<TargetColumn> targets;  // empty: the data has none
 };
 
 // The recipe's `objective` keys of one kind of objective.
@@ -169,6 +181,12 @@ struct ObjectiveChoice {
 
 // Tokens [b * views, N, D] -> the mean token of each item, [b, D].
 at::Tensor mean_over_views(const at::Tensor& tokens, int64_t views);
+
+// Copies the tensors of these names into the objective's live `statistics`, and takes them from
+// `unmatched.unused`; what is not there, or of another size, goes to `unmatched.missing`.
+void restore_statistics(const std::vector<model::NamedTensor>& statistics,
+                        const std::vector<model::NamedTensor>& tensors,
+                        model::Parameters::Unmatched& unmatched);
 
 // Throws Error(kData) when `unused` tensors of a checkpoint hold learned positions: a model with
 // another position embedding would load, and compute something else.

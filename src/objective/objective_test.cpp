@@ -4,6 +4,7 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -22,7 +23,9 @@ std::unique_ptr<Objective> make(const std::string& keys, at::ScalarType dtype = 
   const config::Node node = config::parse_yaml("{" + keys + "}", "test");
   ObjectiveChoice choice;
   config::read_options(node, choice);
-  return choice.options->make({4, 16, 3, {"a", "b", "c"}, dtype, steps});
+  ObjectiveContext context{4, 16, 3, {"a", "b", "c"}, dtype, steps};
+  context.targets = {{"x", 0.5, 0.25}, {"y", 0.4, 1}};
+  return choice.options->make(context);
 }
 
 MicroBatch batch_of(int64_t n) {
@@ -30,6 +33,8 @@ MicroBatch batch_of(int64_t n) {
   at::manual_seed(1);
   batch.video = at::randint(256, {n, 3, 4, 16, 16}, at::kByte);
   batch.label = at::arange(n).remainder(3);
+  batch.target = at::rand({n, 2}, at::kFloat);
+  batch.target[n / 2][1] = std::nan("");  // not known
   for (int64_t i = 0; i < n; ++i) batch.positions.push_back(100 + i);
   batch.step = 25;
   batch.batch_first = 100;
@@ -88,6 +93,13 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
                     "context_loss: 0.5, context_loss_warmup: [0, 1], ") +
             kSmall,
         std::string("name: classification, mixup: 0.8, cutmix: 1, ") + kSmall,
+        std::string("name: classification, target: multilabel, label_smoothing: 0.1, mixup: 0.8, "
+                    "cutmix: 1, drop_path: 0.3, ") +
+            kSmall,
+        std::string("name: classification, target: regression, mixup: 0.8, ") + kSmall,
+        std::string("name: classification, target: regression, regression_loss: smooth_l1, "
+                    "backbone: vjepa2, pooler_depth: 1, ") +
+            kSmall,
         std::string("name: classification, backbone: vjepa2, pooler_depth: 1, ") + kSmall}) {
     const auto objective = make(keys);
     const MicroBatch whole = batch_of(6);
@@ -105,6 +117,7 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
       MicroBatch part = whole;
       part.video = whole.video.narrow(0, first, last - first);
       part.label = whole.label.narrow(0, first, last - first);
+      part.target = whole.target.narrow(0, first, last - first);
       part.positions.assign(whole.positions.begin() + first, whole.positions.begin() + last);
       const at::Tensor piece = objective->loss(part, runner).loss;
       sum += piece.item<double>();
@@ -120,10 +133,13 @@ TEST(Objective, LossesAndGradientsAddUpOverAnyCut) {
 }
 
 TEST(Objective, EvaluationAgreesWithTheTrainingLoss) {
-  for (const std::string& keys : {std::string("name: videomae, mask: future, mask_ratio: 0.5, "
-                                              "norm_pix_loss: false, decoder_heads: 1, ") +
-                                      kSmall,
-                                  std::string("name: classification, ") + kSmall}) {
+  for (const std::string& keys :
+       {std::string("name: videomae, mask: future, mask_ratio: 0.5, "
+                    "norm_pix_loss: false, decoder_heads: 1, ") +
+            kSmall,
+        std::string("name: classification, ") + kSmall,
+        std::string("name: classification, target: multilabel, ") + kSmall,
+        std::string("name: classification, target: regression, ") + kSmall}) {
     const auto objective = make(keys);
     MicroBatch batch = batch_of(5);
     const at::Tensor rows = objective->evaluate(batch);
@@ -156,6 +172,80 @@ TEST(Objective, BaselinesAreWhatTheirNamesSay) {
   const auto still = objective->summarize(objective->evaluate(batch));
   EXPECT_NEAR(still["frozen_over_loss"].get<double>(), 1, 1e-12);
   EXPECT_NEAR(still["copy_last_loss"].get<double>(), 0, 1e-12);
+}
+
+// What a head's numbers mean is part of the weights, in a new run and in a resumed one.
+TEST(Objective, ARegressionsStatisticsGoWithItsWeights) {
+  const std::string keys = std::string("name: classification, target: regression, ") + kSmall;
+  const auto find = [](const std::vector<model::NamedTensor>& all, const std::string& name) {
+    for (const auto& [own, tensor] : all)
+      if (own == name) return tensor;
+    return at::Tensor();
+  };
+  const auto trained = make(keys);
+  for (auto& [name, statistic] : trained->statistics()) at::Tensor(statistic).add_(1);
+  const auto weights = trained->weights();
+  EXPECT_EQ(find(weights, "regression.target_mean")[0].item<double>(), 1.5);
+
+  const auto resumed = make(keys);
+  const auto unmatched = resumed->load_weights(weights);
+  EXPECT_TRUE(unmatched.missing.empty() && unmatched.unused.empty());
+  const auto tuned = make(keys);
+  tuned->start_from({weights, {}});
+  for (const auto& [name, tensor] : weights) {
+    EXPECT_TRUE(find(resumed->weights(), name).equal(tensor)) << name;
+    EXPECT_TRUE(find(tuned->weights(), name).equal(tensor)) << name;
+  }
+  // From an encoder alone the data's own stay.
+  const auto fresh = make(keys);
+  std::vector<model::NamedTensor> encoder;
+  for (const auto& entry : weights)
+    if (entry.first.rfind("videomae.", 0) == 0) encoder.push_back(entry);
+  fresh->start_from({encoder, {}});
+  EXPECT_EQ(find(fresh->weights(), "regression.target_mean")[0].item<double>(), 0.5);
+  EXPECT_FALSE(make(keys)->load_weights(encoder).missing.empty());
+}
+
+TEST(Objective, ConfigTellsTransformersWhichProblemItIs) {
+  for (const auto& [target, type] : {std::pair("multilabel", "multi_label_classification"),
+                                     std::pair("regression", "regression")})
+    for (const char* backbone : {"videomae", "vjepa2"}) {
+      const auto config = make(fmt::format("name: classification, backbone: {}, target: {}, {}",
+                                           backbone, target, kSmall))
+                              ->config();
+      EXPECT_EQ(config["problem_type"], type);
+      EXPECT_EQ(config["id2label"].size(), 2u);
+      EXPECT_EQ(config["id2label"]["1"], "y");
+    }
+  EXPECT_FALSE(
+      make(std::string("name: classification, ") + kSmall)->config().contains("problem_type"));
+}
+
+TEST(Objective, WhatDoesNotGoWithTheTargetsIsRefused) {
+  const auto error_of = [](const std::string& keys) -> std::string {
+    try {
+      make(keys + kSmall);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_NE(error_of("name: classification, target: multilabel, num_classes: 3, ")
+                .find("num_classes = 3, but the data has 2 targets"),
+            std::string::npos);
+  EXPECT_EQ(error_of("name: classification, target: multilabel, num_classes: 2, "), "no error");
+  EXPECT_NE(error_of("name: classification, target: regression, label_smoothing: 0.1, ")
+                .find("label_smoothing = 0.1 does not go with target = regression"),
+            std::string::npos);
+  EXPECT_NE(error_of("name: classification, target: multilabel, regression_loss: mse, ")
+                .find("regression_loss is not a key"),
+            std::string::npos);
+  ObjectiveChoice choice;
+  config::read_options(
+      config::parse_yaml(fmt::format("{{name: classification, target: regression, {}}}", kSmall),
+                         "test"),
+      choice);
+  EXPECT_THROW(choice.options->make({4, 16, 3, {"a"}, at::kDouble, 0}), Error);
 }
 
 // Views of an item: the softmax of each, averaged, is what counts.

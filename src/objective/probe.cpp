@@ -167,16 +167,7 @@ class Probe : public Objective {
     const auto encoder = frozen_.load(tensors);
     auto head = parameters_.load(encoder_rest(tensors, encoder.unused));
     head.missing.insert(head.missing.end(), encoder.missing.begin(), encoder.missing.end());
-    for (const auto& [name, statistic] : statistics()) {
-      const auto found = std::find_if(tensors.begin(), tensors.end(),
-                                      [&](const auto& entry) { return entry.first == name; });
-      if (found == tensors.end() || found->second.sizes() != statistic.sizes()) {
-        head.missing.push_back(name);
-        continue;
-      }
-      at::Tensor(statistic).copy_(found->second);
-      std::erase(head.unused, name);
-    }
+    restore_statistics(statistics(), tensors, head);
     return head;
   }
   std::string start_from(const Weights& weights) override {

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace keiko::train {
@@ -19,6 +21,12 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
     micro.label.data_ptr<int64_t>()[i] = plan.label;
     micro.positions.push_back(plan.position);
   }
+  const int64_t columns = n > 0 ? int64_t(batch.clips[size_t(first)].targets.size()) : 0;
+  if (columns == 0) return micro;
+  micro.target = at::empty({n, columns}, at::kFloat);
+  for (int64_t i = 0; i < n; ++i)
+    std::copy_n(batch.clips[size_t(first + i)].targets.data(), columns,
+                micro.target.data_ptr<float>() + i * columns);
   return micro;
 }
 

@@ -1,11 +1,29 @@
 #include "train/recipe.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 
 #include "base/error.h"
 #include "base/hash.h"
 
 namespace keiko::train {
+namespace {
+
+// Throws Error(kUsage) naming the place of a target that is no share where shares are needed.
+void check_shares(const objective::Objective& objective, const data::Dataset& dataset) {
+  if (objective.target_need() != objective::Objective::TargetNeed::kShares) return;
+  for (const data::TargetColumn& column : dataset.target_columns())
+    for (const auto& [value, place] :
+         {std::pair(column.low, column.low_place), std::pair(column.high, column.high_place)})
+      if (value < 0 || value > 1)
+        fail(ErrorKind::kUsage,
+             "{}: {} = {} is not from 0 to 1, as classes are; objective.target: regression learns "
+             "any numbers",
+             place, column.name, value);
+}
+
+}  // namespace
 
 void TrainOptions::bind(config::Binder& b) {
   b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves")
@@ -128,8 +146,34 @@ std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
   context.size = recipe.clip.size;
   context.seed = uint64_t(recipe.seed);
   context.class_names = dataset.class_names();
+  context.targets = target_columns(dataset);
   context.dtype = recipe.precision == "float64" ? at::kDouble : at::kFloat;
-  return recipe.objective.options->make(context);
+  auto objective = recipe.objective.options->make(context);
+  check_shares(*objective, dataset);
+  return objective;
+}
+
+void check_eval_data(const objective::Objective& objective, const data::Dataset& dataset,
+                     const data::Dataset& eval) {
+  if (objective.needs_label() && eval.class_names() != dataset.class_names())
+    fail(ErrorKind::kUsage,
+         "eval.data {} has other classes than data {}; index them with the same ones",
+         eval.describe(), dataset.describe());
+  if (objective.target_need() == objective::Objective::TargetNeed::kNone) return;
+  if (eval.target_names() != dataset.target_names())
+    fail(ErrorKind::kUsage,
+         "eval.data {} has other targets than data {} ({}; {}); give both the same columns in the "
+         "same order",
+         eval.describe(), dataset.describe(), fmt::join(eval.target_names(), ", "),
+         fmt::join(dataset.target_names(), ", "));
+  check_shares(objective, eval);
+}
+
+std::vector<objective::TargetColumn> target_columns(const data::Dataset& dataset) {
+  std::vector<objective::TargetColumn> columns;
+  for (const data::TargetColumn& column : dataset.target_columns())
+    columns.push_back({column.name, column.mean, column.std});
+  return columns;
 }
 
 }  // namespace keiko::train

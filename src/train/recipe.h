@@ -94,10 +94,18 @@ uint64_t defining_hash(const Recipe& recipe);
 // recipe.run, or runs/NAME-HASH8 with NAME from the recipe's file name.
 std::string run_folder_of(const Recipe& recipe, const std::string& recipe_path);
 
-// The objective of a recipe, with the classes of `dataset`. `steps`: of the whole run; 0 outside of
-// training.
+// The objective of a recipe, with the classes and targets of `dataset`. `steps`: of the whole run;
+// 0 outside of training. Throws Error(kUsage) when they do not go together.
 std::unique_ptr<objective::Objective> make_objective(const Recipe& recipe,
                                                      const data::Dataset& dataset,
                                                      int64_t steps = 0);
+
+// Throws Error(kUsage) when what `objective`, made for `dataset`, says of `eval` cannot be judged:
+// other classes, other targets, or targets of another kind.
+void check_eval_data(const objective::Objective& objective, const data::Dataset& dataset,
+                     const data::Dataset& eval);
+
+// The columns of `dataset` as objectives know them.
+std::vector<objective::TargetColumn> target_columns(const data::Dataset& dataset);
 
 }  // namespace keiko::train

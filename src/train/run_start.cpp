@@ -50,11 +50,7 @@ void Run::make_model() {
   const double epoch_steps = double(dataset_.epoch_size()) / double(recipe_.batch_size);
   steps_ = recipe_.steps >= 0 ? recipe_.steps : int64_t(std::ceil(recipe_.epochs * epoch_steps));
   objective_ = make_objective(recipe_, dataset_, steps_);
-  if (eval_dataset_ && objective_->needs_label() &&
-      eval_dataset_->class_names() != dataset_.class_names())
-    fail(ErrorKind::kUsage,
-         "eval.data {} has other classes than data {}; index them with the same ones",
-         eval_dataset_->describe(), dataset_.describe());
+  if (eval_dataset_) check_eval_data(*objective_, dataset_, *eval_dataset_);
   if (recipe_.optimizer.layer_decay < 1) {
     if (objective_->head_block() == 0)
       fail(ErrorKind::kUsage, "optimizer.layer_decay = {}: objective {} has no layers below a head",
