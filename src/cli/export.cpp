@@ -11,6 +11,7 @@
 #include "base/json_text.h"
 #include "cli/command.h"
 #include "cli/model_folder.h"
+#include "objective/regression.h"
 #include "report/metrics.h"
 #include "report/progress.h"
 #include "train/recipe.h"
@@ -103,6 +104,10 @@ class Export {
     if (!account.is_even())
       fail(ErrorKind::kData, "{}: does not hold the {} that its config.json describes:{}",
            source_.model.path, class_of(config_.kind), account.text());
+    if (source_.has_target_statistics())  // they are in the head
+      std::erase_if(left_out_, [](const std::string& name) {
+        return name == objective::kTargetMean || name == objective::kTargetStd;
+      });
     if (left_out_.size() == stored.size())
       fail(ErrorKind::kData, "{}: none of its {} tensors has a place in transformers' {}",
            source_.model.path, stored.size(), class_of(config_.kind));
@@ -252,6 +257,8 @@ class Export {
     if (source_.ema)
       line("average", fmt::format("{} tensors are running averages, the others are not averaged",
                                   source_.ema_count()));
+    if (source_.has_target_statistics())
+      line("targets", "mean and spread are in the head, which says the targets in their own units");
     for (const std::string& name : left_out_)
       line("left out", name + ": transformers has no place for it");
     if (is_predictor_empty_)

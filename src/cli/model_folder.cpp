@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json_text.h"
+#include "objective/regression.h"
 #include "train/checkpoint.h"
 
 namespace keiko::cli {
@@ -16,6 +17,13 @@ const model::TensorEntry* find_entry(const model::SafetensorsReader& reader,
                                      const std::string& name) {
   for (const model::TensorEntry& entry : reader.entries())
     if (entry.name == name) return &entry;
+  return nullptr;
+}
+
+const model::StoredTensor* find_tensor(const model::StoredWeights& weights,
+                                       const std::string& name) {
+  for (const model::StoredTensor& tensor : weights.tensors())
+    if (tensor.name == name) return &tensor;
   return nullptr;
 }
 
@@ -40,7 +48,24 @@ void add_key(std::string& keys, const char* name, const T& value, const T& other
 
 at::Tensor ModelSource::read(const model::StoredTensor& tensor) const {
   const model::TensorEntry* entry = ema ? find_entry(*ema, tensor.name) : nullptr;
-  return entry != nullptr ? ema->read(*entry) : model.weights->read(tensor);
+  const at::Tensor value = entry != nullptr ? ema->read(*entry) : model.weights->read(tensor);
+  const bool is_weight = tensor.name == "classifier.weight";
+  if ((!is_weight && tensor.name != "classifier.bias") || !has_target_statistics()) return value;
+  const auto statistic = [&](const char* name) {
+    const at::Tensor found = model.weights->read(*find_tensor(*model.weights, name));
+    if (found.dim() != 1 || found.size(0) != value.size(0))
+      fail(ErrorKind::kData, "{}: {} and {} are not of the same size", model.path, name,
+           tensor.name);
+    return found.to(at::kDouble);
+  };
+  const at::Tensor std = statistic(objective::kTargetStd), mean = statistic(objective::kTargetMean);
+  const at::Tensor scaled = value.to(at::kDouble) * (is_weight ? std.unsqueeze(1) : std);
+  return (is_weight ? scaled : scaled + mean).to(value.scalar_type());
+}
+
+bool ModelSource::has_target_statistics() const {
+  return find_tensor(*model.weights, objective::kTargetMean) != nullptr &&
+         find_tensor(*model.weights, objective::kTargetStd) != nullptr;
 }
 
 ModelSource open_model(const std::string& path, int64_t step, const std::string& weights) {
@@ -145,6 +170,8 @@ std::string recipe_of(const model::PublishedConfig& c, const std::string& folder
                      : c.kind == model::PublishedKind::kVJepa2            ? "name: vjepa2"
                      : c.is_vjepa2() ? "name: classification, backbone: vjepa2"
                                      : "name: classification";
+  if (c.problem_type == "multi_label_classification") keys += ", target: multilabel";
+  if (c.problem_type == "regression") keys += ", target: regression";
   keys += ", model: " + size;
   if (size == "custom")
     keys += fmt::format(", width: {}, depth: {}, heads: {}, mlp_ratio: {}", c.vit.width,

@@ -19,8 +19,12 @@ struct ModelSource {
   int64_t step = -1;                              // of the run; -1: not known
   std::unique_ptr<model::SafetensorsReader> ema;  // null unless asked for
 
-  // The tensor in its file's dtype; the running average where there is one and it was asked for.
+  // The tensor in its file's dtype; the running average where there is one and it was asked for. A
+  // regression's head comes in the targets' own units: nobody else knows the statistics that it was
+  // trained with. Throws Error(kData) when those are of another size.
   at::Tensor read(const model::StoredTensor& tensor) const;
+  // True when there are such statistics.
+  bool has_target_statistics() const;
   // How many tensors come from the running average.
   int64_t ema_count() const { return ema ? int64_t(ema->entries().size()) : 0; }
 };

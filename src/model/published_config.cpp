@@ -178,6 +178,7 @@ PublishedConfig read_published_config(const json& config, const std::string& whe
   else
     read_videomae(config, keys, c);
   c.class_names = read_class_names(config, keys);
+  if (c.is_classifier()) c.problem_type = keys.get<std::string>("problem_type", "");
   return c;
 }
 

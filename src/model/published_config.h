@@ -35,6 +35,7 @@ struct PublishedConfig {
   PredictorOptions predictor;
   PoolerOptions pooler;
   std::vector<std::string> class_names;  // by class number; empty: config.json does not say
+  std::string problem_type;              // of a classifier, in transformers' words; often empty
 
   bool is_vjepa2() const {
     return kind == PublishedKind::kVJepa2 || kind == PublishedKind::kVJepa2Classifier;

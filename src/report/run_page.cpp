@@ -102,8 +102,11 @@ void write_run_page(Env* env, const std::string& run_folder) {
   if (Curve held_out = curve("eval", "loss", "held-out"); !held_out.points.empty())
     losses.push_back(held_out);
   body += svg_chart("loss", "step", losses);
-  if (Curve top1 = curve("eval", "top1", "held-out"); !top1.points.empty())
-    body += svg_chart("top-1 accuracy", "step", {top1});
+  for (const auto& [key, title] :
+       {std::pair("top1", "top-1 accuracy"), std::pair("map", "mean average precision"),
+        std::pair("r2", "R²")})
+    if (Curve held_out = curve("eval", key, "held-out"); !held_out.points.empty())
+      body += svg_chart(title, "step", {held_out});
   body += svg_chart("learning rate", "step", {curve("train", "lr", "lr")});
   body += svg_chart("gradient norm", "step", {curve("train", "grad_norm", "norm before clipping")});
   body += svg_chart("clips a second", "step", {curve("train", "clips_per_s", "all ranks")});
