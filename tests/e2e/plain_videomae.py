@@ -162,9 +162,11 @@ class Classifier(nn.Module):
 
 
 def load(folder, dtype=torch.float64):
-    """The model of a checkpoint folder (config.json, model.safetensors); every tensor must be used."""
+    """The model of a checkpoint folder (config.json, model.safetensors); every tensor must be used, but a
+    regression's statistics of its targets, which stand beside the model."""
     c = json.loads((Path(folder) / "config.json").read_text())
     weights = load_file(Path(folder) / "model.safetensors")
+    weights = {n: w for n, w in weights.items() if not n.startswith("regression.")}
     classes = weights.get("classifier.weight")
     model = Pretraining(c) if classes is None else Classifier(c, len(classes))
     model = model.to(dtype)

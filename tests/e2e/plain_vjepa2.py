@@ -206,7 +206,8 @@ class Classifier(nn.Module):
 
 
 def load(folder, dtype=torch.float64, mask_token=1):
-    """The model of a checkpoint folder; every tensor must be used, but a predictor beside a classifier."""
+    """The model of a checkpoint folder; every tensor must be used, but a predictor beside a classifier, and a
+    regression's statistics of its targets."""
     c = json.loads((Path(folder) / "config.json").read_text())
     weights = load_file(Path(folder) / "model.safetensors")
     classes = weights.get("classifier.weight")
@@ -214,7 +215,7 @@ def load(folder, dtype=torch.float64, mask_token=1):
         model = Pretraining(c, mask_token, "predictor.proj_context.weight" in weights)
     else:
         model = Classifier(c, len(classes))
-        weights = {n: w for n, w in weights.items() if not n.startswith("vjepa2.predictor.")}
+        weights = {n: w for n, w in weights.items() if not n.startswith(("vjepa2.predictor.", "regression."))}
     model = model.to(dtype)
     model.load_state_dict(weights, strict=True)
     return model
