@@ -30,6 +30,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_decode(*bench, action);
   add_bench_loader(*bench, action);
   add_bench_step(*bench, action);
+  add_bench_reduce(*bench, action);
 }
 
 }  // namespace keiko::cli

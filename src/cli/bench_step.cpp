@@ -9,11 +9,9 @@
 #include <memory>
 #include <numeric>
 
-#include "base/error.h"
 #include "base/machine.h"
-#include "base/rng.h"
 #include "cli/bench.h"
-#include "config/tree.h"
+#include "cli/bench_model.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
 #include "report/progress.h"
@@ -28,58 +26,6 @@ struct StepBench {
   std::string model = "videomae-s", dtype = "fp32", json;
   int64_t batch = 4, frames = 16, side = 224, steps = 6, warmup = 2, threads = 0;
 };
-
-// The recipe's `objective` of every model that can be named here; sizes as published.
-struct NamedModel {
-  const char *name, *objective;
-};
-constexpr NamedModel kModels[] = {
-    {"videomae-s", "{name: videomae, model: small}"},
-    {"videomae-b", "{name: videomae, model: base}"},
-    {"videomae-l", "{name: videomae, model: large}"},
-    {"videomae-h", "{name: videomae, model: huge}"},
-    {"classify-s", "{name: classification, model: small}"},
-    {"classify-b", "{name: classification, model: base}"},
-    {"classify-l", "{name: classification, model: large}"},
-    {"vjepa-l", "{name: vjepa2, model: large}"},
-    {"vjepa-h", "{name: vjepa2, model: huge}"},
-};
-constexpr int64_t kClasses = 400;  // as many as Kinetics-400 has
-
-std::vector<std::string> model_names() {
-  std::vector<std::string> names;
-  for (const NamedModel& m : kModels) names.emplace_back(m.name);
-  return names;
-}
-
-std::unique_ptr<objective::Objective> make_named(const StepBench& o) {
-  const auto found = std::find_if(std::begin(kModels), std::end(kModels),
-                                  [&](const NamedModel& m) { return m.name == o.model; });
-  if (found == std::end(kModels)) fail(ErrorKind::kUsage, "--model {} is not known", o.model);
-  objective::ObjectiveChoice choice;
-  config::read_options(config::parse_yaml(found->objective, "bench step"), choice);
-  objective::ObjectiveContext context;
-  context.num_frames = o.frames;
-  context.size = o.side;
-  context.seed = 1;
-  context.steps = o.warmup + o.steps + 1;
-  for (int64_t i = 0; i < kClasses; ++i) context.class_names.push_back(fmt::format("class_{}", i));
-  return choice.options->make(context);
-}
-
-// Clips of noise: what they show makes no difference to the time of a step.
-objective::MicroBatch random_batch(const StepBench& o) {
-  objective::MicroBatch batch;
-  batch.video = at::empty({o.batch, 3, o.frames, o.side, o.side}, at::kByte);
-  batch.label = at::empty({o.batch}, at::kLong);
-  Rng rng(1, Stream::kSynth, 0);
-  auto* pixels = batch.video.data_ptr<uint8_t>();
-  for (int64_t i = 0; i < batch.video.numel(); ++i) pixels[i] = uint8_t(rng.below(256));
-  for (int64_t i = 0; i < o.batch; ++i)
-    batch.label.data_ptr<int64_t>()[i] = int64_t(rng.below(kClasses));
-  batch.positions.resize(size_t(o.batch));
-  return batch;
-}
 
 // Seconds of the parts of a step, in the order they run.
 constexpr const char* kParts[] = {"zero_grad", "forward", "backward", "norm", "optimizer"};
@@ -166,8 +112,8 @@ int bench_step(const StepBench& o) {
   train::Recipe recipe;
   recipe.train.threads = o.threads > 0 ? o.threads : usable_cores();
   train::set_up_compute(recipe, {int(recipe.train.threads), 1});
-  const auto objective = make_named(o);
-  objective::MicroBatch batch = random_batch(o);
+  const auto objective = make_bench_model(o.model, o.frames, o.side, o.warmup + o.steps + 1);
+  objective::MicroBatch batch = random_bench_batch(o.batch, o.frames, o.side);
   optim::OptimizerOptions options;
   options.betas = {0.9, 0.95};
   optim::AdamW adamw(objective->parameters(), options);
@@ -226,7 +172,7 @@ void add_bench_step(CLI::App& bench, Action& action) {
       "step", "Seconds of a training step of a published model on random clips, part by part");
   auto o = std::make_shared<StepBench>();
   c->add_option("--model", o->model, "Which model")
-      ->check(CLI::IsMember(model_names()))
+      ->check(CLI::IsMember(bench_model_names()))
       ->capture_default_str();
   const auto count = [&](const char* name, int64_t& value, const char* what) {
     c->add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();

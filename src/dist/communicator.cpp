@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 
@@ -195,6 +196,8 @@ std::vector<std::string> Communicator::gather_texts(const std::string& text) {
 
 std::unique_ptr<Communicator> make_communicator(const LaunchEnvironment& launch, double timeout_s) {
   if (launch.world_size == 1) return std::make_unique<SingleCommunicator>();
+  // A rank that is gone is an error of the write to it, which names the rank; not a silent death.
+  std::signal(SIGPIPE, SIG_IGN);
   const auto timeout = std::chrono::milliseconds(int64_t(timeout_s * 1000));
   return named("meeting the other ranks", launch.rank, nullptr, [&] {
     c10d::TCPStoreOptions options;

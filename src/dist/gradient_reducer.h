@@ -54,6 +54,10 @@ class GradientReducer {
   // The first armed pass only counts how often each block's gradients are added to (several times
   // where masks or recomputation run a block more than once); later ones rely on the count.
   void arm();
+  // Starts the next bucket: for a backward pass that runs without autograd and knows it complete.
+  void start_next() {
+    if (communicator_.world_size() > 1) start(next_++);
+  }
   // After backward: starts what has not started, such as parameters that nothing used.
   void start_rest();
   // Returns when all gradients are sums over all ranks. Throws Error(kIo).

@@ -207,8 +207,11 @@ void Run::quarantine(const data::Batch& batch, int64_t total) {
 // One bit of one weight, as a faulty memory would change it: shows that the check of replicas
 // works.
 void Run::inject_fault() {
-  if (recipe_.debug.flip_bit_rank != communicator_.rank() || step_ != recipe_.debug.flip_bit_step)
+  static bool is_done = false;  // once in a process: not again after going back
+  if (is_done || recipe_.debug.flip_bit_rank != communicator_.rank() ||
+      step_ != recipe_.debug.flip_bit_step)
     return;
+  is_done = true;
   at::Tensor value = objective_->parameters().buffers().back().value;
   static_cast<uint8_t*>(value.mutable_data_ptr())[value.nbytes() / 2] ^= 1;
   spdlog::warn("step {}: debug.flip_bit_rank flipped a bit of a weight on rank {}", step_,

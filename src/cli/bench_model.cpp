@@ -1,0 +1,70 @@
+#include "cli/bench_model.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "config/tree.h"
+
+namespace keiko::cli {
+namespace {
+
+// The recipe's `objective` of every model that can be named here; sizes as published.
+struct NamedModel {
+  const char *name, *objective;
+};
+constexpr NamedModel kModels[] = {
+    {"videomae-s", "{name: videomae, model: small}"},
+    {"videomae-b", "{name: videomae, model: base}"},
+    {"videomae-l", "{name: videomae, model: large}"},
+    {"videomae-h", "{name: videomae, model: huge}"},
+    {"classify-s", "{name: classification, model: small}"},
+    {"classify-b", "{name: classification, model: base}"},
+    {"classify-l", "{name: classification, model: large}"},
+    {"vjepa-l", "{name: vjepa2, model: large}"},
+    {"vjepa-h", "{name: vjepa2, model: huge}"},
+};
+constexpr int64_t kClasses = 400;  // as many as Kinetics-400 has
+
+}  // namespace
+
+std::vector<std::string> bench_model_names() {
+  std::vector<std::string> names;
+  for (const NamedModel& m : kModels) names.emplace_back(m.name);
+  return names;
+}
+
+std::unique_ptr<objective::Objective> make_bench_model(const std::string& model, int64_t frames,
+                                                       int64_t side, int64_t steps, bool dry_run) {
+  const auto found = std::find_if(std::begin(kModels), std::end(kModels),
+                                  [&](const NamedModel& m) { return m.name == model; });
+  if (found == std::end(kModels)) fail(ErrorKind::kUsage, "--model {} is not known", model);
+  objective::ObjectiveChoice choice;
+  config::read_options(config::parse_yaml(found->objective, "bench step"), choice);
+  objective::ObjectiveContext context;
+  context.num_frames = frames;
+  context.size = side;
+  context.seed = 1;
+  context.steps = steps;
+  context.dry_run = dry_run;
+  for (int64_t i = 0; i < kClasses; ++i) context.class_names.push_back(fmt::format("class_{}", i));
+  return choice.options->make(context);
+}
+
+objective::MicroBatch random_bench_batch(int64_t clips, int64_t frames, int64_t side) {
+  objective::MicroBatch batch;
+  batch.video = at::empty({clips, 3, frames, side, side}, at::kByte);
+  batch.label = at::empty({clips}, at::kLong);
+  Rng rng(1, Stream::kSynth, 0);
+  auto* pixels = batch.video.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < batch.video.numel(); ++i) pixels[i] = uint8_t(rng.below(256));
+  for (int64_t i = 0; i < clips; ++i)
+    batch.label.data_ptr<int64_t>()[i] = int64_t(rng.below(kClasses));
+  batch.positions.resize(size_t(clips));
+  return batch;
+}
+
+}  // namespace keiko::cli
