@@ -76,8 +76,8 @@ class Communicator {
 
 // For world size 1 a communicator that does nothing; else Gloo over TCP, met at
 // master_addr:master_port. Throws Error(kIo) when the others do not come within `timeout_s`, which
-// is also the longest wait of a collective. With more than one rank the process ignores SIGPIPE from
-// then on.
+// is also the longest wait of a collective. With more than one rank the process ignores SIGPIPE
+// from then on.
 std::unique_ptr<Communicator> make_communicator(const LaunchEnvironment& launch, double timeout_s);
 
 }  // namespace keiko::dist

@@ -57,6 +57,21 @@ struct BlockStorage {
   at::Tensor value, grad;  // one-dimensional; no grad when not trained
 };
 
+// The part of a vector that one of `world_size` ranks keeps. Parts lie in the order of ranks and
+// begin at multiples of 16 numbers: kernels for vectors round the same whether they get a part or
+// the whole.
+struct Share {
+  int64_t start = 0, count = 0;
+};
+inline Share share_of(int64_t numbers, int64_t rank, int64_t world_size) {
+  const int64_t units = (numbers + 15) / 16;
+  const auto start_of = [&](int64_t r) {
+    const int64_t start = 16 * (units * r / world_size);
+    return start < numbers ? start : numbers;
+  };
+  return {start_of(rank), start_of(rank + 1) - start_of(rank)};
+}
+
 using NamedTensor = std::pair<std::string, at::Tensor>;
 
 // Not thread-safe.

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+
+#include "base/error.h"
 
 namespace keiko::optim {
 
@@ -70,12 +73,18 @@ void scale_gradients(model::Parameters& parameters, double factor) {
   for (auto& buffer : parameters.buffers()) buffer.grad.mul_(factor);
 }
 
-AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options)
-    : parameters_(parameters), options_(options) {
+AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options, int64_t rank,
+             int64_t world_size)
+    : parameters_(parameters), options_(options), rank_(rank), world_size_(world_size) {
   for (const auto& buffer : parameters.buffers()) {
-    exp_avg_.push_back(at::zeros_like(buffer.value));
-    exp_avg_sq_.push_back(at::zeros_like(buffer.value));
+    exp_avg_.push_back(at::zeros_like(mine(buffer.value)));
+    exp_avg_sq_.push_back(at::zeros_like(mine(buffer.value)));
   }
+}
+
+at::Tensor AdamW::mine(const at::Tensor& whole) const {
+  const model::Share share = model::share_of(whole.numel(), rank_, world_size_);
+  return whole.narrow(0, share.start, share.count);
 }
 
 void AdamW::step(double lr, double weight_decay, int64_t step) {
@@ -86,10 +95,11 @@ void AdamW::step(double lr, double weight_decay, int64_t step) {
   std::map<std::pair<double, double>, Group> groups;  // by learning rate and weight decay
   for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
     auto& buffer = parameters_.buffers()[i];
+    if (exp_avg_[i].numel() == 0) continue;  // fewer numbers than ranks
     Group& group = groups[{lr * buffer.lr_scale,
                            buffer.decays ? buffer.weight_decay.value_or(weight_decay) : 0}];
-    group.values.push_back(buffer.value);
-    group.grads.push_back(buffer.grad);
+    group.values.push_back(mine(buffer.value));
+    group.grads.push_back(mine(buffer.grad));
     group.exp_avgs.push_back(exp_avg_[i]);
     group.exp_avg_sqs.push_back(exp_avg_sq_[i]);
     group.steps.push_back(at::tensor(float(step)));
@@ -107,6 +117,21 @@ std::vector<model::NamedTensor> AdamW::state() const {
     tensors.emplace_back("exp_avg_sq." + parameters_.buffers()[i].name, exp_avg_sq_[i]);
   }
   return tensors;
+}
+
+void AdamW::load_state(const std::vector<model::NamedTensor>& whole) {
+  const c10::NoGradGuard no_grad;
+  const auto live = state();
+  for (size_t i = 0; i < live.size(); ++i) {
+    const auto& [name, tensor] = live[i];
+    const int64_t numbers = parameters_.buffers()[i / 2].value.numel();
+    const auto found = std::find_if(whole.begin(), whole.end(), [&, &wanted = name](const auto& e) {
+      return e.first == wanted;
+    });
+    if (found == whole.end() || found->second.numel() != numbers)
+      fail(ErrorKind::kData, "the optimiser state {} is missing or of another size", name);
+    at::Tensor(tensor).copy_(mine(found->second));
+  }
 }
 
 }  // namespace keiko::optim

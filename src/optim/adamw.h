@@ -52,18 +52,30 @@ void decay_layers(model::Parameters& parameters, double layer_decay, int head_bl
 // Not thread-safe.
 class AdamW {
  public:
-  // Keeps views of the parameters' buffers; `parameters` must outlive it.
-  AdamW(model::Parameters& parameters, const OptimizerOptions& options);
+  // Keeps views of the parameters' buffers; `parameters` must outlive it. With a world size above 1
+  // it has moments for, and updates, this rank's share of every buffer alone (ZeRO stage 1,
+  // Rajbhandari et al. 2020): the others' shares must come from them.
+  AdamW(model::Parameters& parameters, const OptimizerOptions& options, int64_t rank = 0,
+        int64_t world_size = 1);
   // One update with the gradients in the buffers. `step` counts from 1. Each buffer learns with
   // lr times its lr_scale, and decays with its own weight_decay or this one.
   void step(double lr, double weight_decay, int64_t step);
 
-  // First and second moments, as long as the flat buffers: "exp_avg.block00.decay".
+  // First and second moments: "exp_avg.block00.decay". As long as this rank's share of that buffer.
   std::vector<model::NamedTensor> state() const;
+  // Copies this rank's shares from whole moments, as long as the flat buffers. Throws Error(kData)
+  // naming one that is missing or of another size.
+  void load_state(const std::vector<model::NamedTensor>& whole);
+  // Whether it keeps a share only.
+  bool is_sharded() const { return world_size_ > 1; }
 
  private:
+  // This rank's share of a vector as long as buffer `i`.
+  at::Tensor mine(const at::Tensor& whole) const;
+
   model::Parameters& parameters_;
   OptimizerOptions options_;
+  int64_t rank_, world_size_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
 };
 

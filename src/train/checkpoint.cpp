@@ -79,9 +79,8 @@ std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& fla
                                       int64_t world_size) {
   std::vector<model::NamedTensor> mine;
   for (const auto& [name, tensor] : flat) {
-    const int64_t n = tensor.numel();
-    const int64_t first = n * rank / world_size, last = n * (rank + 1) / world_size;
-    mine.emplace_back(name, tensor.narrow(0, first, last - first));
+    const model::Share share = model::share_of(tensor.numel(), rank, world_size);
+    mine.emplace_back(name, tensor.narrow(0, share.start, share.count));
   }
   return mine;
 }

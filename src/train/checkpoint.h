@@ -39,7 +39,7 @@ struct CheckpointContent {
   int64_t samples_length = 0;                 // of this rank's samples-RANK.jsonl, bytes
 };
 
-// This rank's share of flat optimiser states: elements [n * rank / world, n * (rank + 1) / world).
+// This rank's share (model::share_of) of flat optimiser states.
 std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& flat, int64_t rank,
                                       int64_t world_size);
 

@@ -37,6 +37,9 @@ void TrainOptions::bind(config::Binder& b) {
         "a rank without a sign of life for so long counts as dead, and ends the job")
       .range(1, 86400)
       .free();
+  b.choice("shard", shard, {"none", "optimizer"},
+           "what ranks share out instead of each holding it whole; the same results either way")
+      .free();
   b.key("activation_checkpointing", activation_checkpointing,
         "compute blocks again in the backward pass instead of keeping their activations")
       .free();

@@ -21,6 +21,9 @@ struct TrainOptions {
   bool deterministic = true;  // refuse kernels whose result depends on timing
   int64_t timeout_s = 1800;   // longest wait for the slowest rank at one collective
   double heartbeat_s = 100;   // a rank without a sign of life for so long counts as dead
+  // What ranks share out instead of each holding it whole: "none", or the "optimizer"'s moments
+  // (ZeRO stage 1). The same bits either way.
+  std::string shard = "none";
   bool activation_checkpointing = false;  // compute blocks again instead of keeping activations
   int64_t overfit = 0;  // train on the first n samples alone, over and over; 0: on all
 

@@ -58,7 +58,10 @@ void Run::make_model() {
     optim::decay_layers(objective_->parameters(), recipe_.optimizer.layer_decay,
                         objective_->head_block());
   }
-  optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe_.optimizer);
+  const bool shards = recipe_.train.shard == "optimizer";
+  optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe_.optimizer,
+                                              shards ? communicator_.rank() : 0,
+                                              shards ? communicator_.world_size() : 1);
   reducer_ = std::make_unique<dist::GradientReducer>(communicator_, objective_->parameters(),
                                                      recipe_.reduce);
   schedule_ = recipe_.optimizer.schedule(recipe_.batch_size, steps_, epoch_steps);
@@ -108,14 +111,10 @@ void Run::resume() {
     fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})",
          folder, unmatched.missing.size(), unmatched.unused.size(),
          unmatched.missing.empty() ? unmatched.unused[0] : unmatched.missing[0]);
-  const c10::NoGradGuard no_grad;
-  for (auto& [name, tensor] : optimizer_->state()) {
-    const auto found = std::find_if(loaded.optimizer.begin(), loaded.optimizer.end(),
-                                    [&](const auto& entry) { return entry.first == name; });
-    if (found == loaded.optimizer.end() || found->second.numel() != tensor.numel())
-      fail(ErrorKind::kData, "{}: the optimiser state {} is missing or of another size", folder,
-           name);
-    tensor.copy_(found->second);
+  try {
+    optimizer_->load_state(loaded.optimizer);
+  } catch (const Error& e) {
+    fail(e.kind(), "{}: {}", folder, e.what());
   }
   restored_state_ = loaded.state;
   step_ = loaded.state.at("step");

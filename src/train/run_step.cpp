@@ -7,6 +7,7 @@
 #include "base/json_text.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "dist/sharding.h"
 #include "model/runners.h"
 #include "optim/schedule.h"
 #include "train/batch_cut.h"
@@ -144,6 +145,7 @@ void Run::update(double grad_norm) {
                            std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
   optimizer_->step(optim::lr_at(schedule_, step_), recipe_.optimizer.weight_decay_at(step_, steps_),
                    step_ + 1);
+  if (optimizer_->is_sharded()) dist::gather_shares(communicator_, objective_->parameters());
   objective_->after_step(step_ + 1);
 }
 

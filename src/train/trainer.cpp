@@ -20,8 +20,10 @@ void Run::save(bool wait) {
   CheckpointContent content;
   content.step = step_;
   // The clones are the host copy: training may change the originals from here on.
+  const auto moments = optimizer_->state();
   for (const auto& [name, tensor] :
-       shard(optimizer_->state(), communicator_.rank(), communicator_.world_size()))
+       optimizer_->is_sharded() ? moments
+                                : shard(moments, communicator_.rank(), communicator_.world_size()))
     content.optimizer.emplace_back(name, tensor.clone());
   content.weights_hash = objective_->parameters().hash();
   content.samples_length = log_->sync_samples();

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import socket
+import shutil
 import subprocess
 import sys
 import time
@@ -199,6 +200,29 @@ def test_a_run_goes_on_with_another_number_of_ranks(keiko, keiko_bin, keiko_env,
         assert runs.scaled_difference(found[name], wanted[name]) < WEIGHT_TOLERANCE, name
     seen = runs.samples(tmp_path / "parts", 0) + runs.samples(tmp_path / "parts", 1)
     assert sorted(line["position"] for line in seen) == list(range(8 * STEPS))
+
+
+@pytest.mark.parametrize("ranks, objective", [(2, "videomae"), (3, "fine-tuning"), (3, "vjepa2")])
+def test_sharing_out_the_optimiser_changes_no_bit(keiko, keiko_bin, keiko_env, drift, tmp_path, ranks, objective):
+    """train.shard = optimizer against none, and both ways round through a checkpoint: the truth is the unsharded run."""
+    level = {"data": str(drift / "train.kix"), "steps": 6, "checkpoint": {"every": 3, "keep": 9}}
+    ways = {"none": ["none", "none"], "optimizer": ["optimizer", "optimizer"], "into": ["none", "optimizer"],
+            "out": ["optimizer", "none"]}
+    for name, (first, second) in ways.items():
+        recipe = runs.write_recipe(tmp_path / f"{name}.yaml", runs.OBJECTIVES[objective], level | {"run": str(tmp_path / name)})
+        for shard, stop in ((first, 3), (second, 6)):
+            runs.write_recipe(recipe, runs.OBJECTIVES[objective],
+                              level | {"run": str(tmp_path / name), "train.shard": shard, "guard.max_skipped": 10})
+            if stop == 3:  # the second half starts from step 3's checkpoint
+                by_hand(keiko_bin, keiko_env, recipe, ranks, tmp_path)
+                shutil.rmtree(tmp_path / name / "checkpoints" / "step-00000006")
+                (tmp_path / name / "checkpoints" / "latest").write_text("step-00000003\n")
+            else:
+                by_hand(keiko_bin, keiko_env, recipe, ranks, tmp_path)
+    last = "checkpoints/step-00000006"
+    for name in ways:
+        for file in ("model.safetensors", *(f"optimizer-{r}-of-{ranks}.safetensors" for r in range(ranks))):
+            assert (tmp_path / name / last / file).read_bytes() == (tmp_path / "none" / last / file).read_bytes(), (name, file)
 
 
 @pytest.mark.parametrize("ranks, objective", [(2, "videomae"), (3, "videomae"), (2, "vjepa2")])
