@@ -14,6 +14,10 @@ if(KEIKO_MOLD)
   check_linker_flag(CXX -fuse-ld=mold KEIKO_HAS_MOLD)
   if(KEIKO_HAS_MOLD)
     add_link_options(-fuse-ld=mold)
+    # mold 1.10 lets the read-only-after-relocation segment begin at a thread-local variable without
+    # bytes in the file (at::parallel_for brings one), outside of every loaded page. Depending on sizes,
+    # the program then does not start: "cannot apply additional memory protection after relocation".
+    add_link_options(-Wl,-z,norelro)
   endif()
 endif()
 

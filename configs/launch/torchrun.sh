@@ -39,7 +39,7 @@ if [ "${1:-}" = --as-rank ]; then
   code=$?
   rm -f "$folder/$RANK.pid"
   echo $code > "$folder/$RANK.code"
-  case $code in 3 | 75) exit 0 ;; *) exit $code ;; esac
+  case $code in 2 | 3 | 75) exit 0 ;; *) exit $code ;; esac
 fi
 
 folder=$(mktemp -d)
@@ -53,7 +53,7 @@ while kill -0 $torchrun 2> /dev/null; do wait $torchrun; done
 wait $torchrun
 code=$?
 if [ $code = 0 ]; then
-  for agreed in 3 75; do
+  for agreed in 2 3 75; do
     if grep -qsx $agreed "$folder"/*.code; then code=$agreed; fi
   done
 fi

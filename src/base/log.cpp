@@ -32,6 +32,7 @@ void log_to_file(const std::string& path) {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);
     sink->set_pattern("%Y-%m-%d %H:%M:%S %l %v");
     auto logger = spdlog::default_logger();
+    std::erase(logger->sinks(), file_sink());  // of an earlier start in this process
     logger->sinks().push_back(sink);
     file_sink() = sink;
     logger->flush_on(spdlog::level::info);

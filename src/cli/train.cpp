@@ -1,8 +1,10 @@
 #include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
@@ -171,12 +173,16 @@ int show_plan(const LoadedRecipe& loaded) {
   return 0;
 }
 
-// Ends this process from another thread, because the main one waits for a rank that never answers.
-[[noreturn]] void end_process(const std::string& message) {
+// Ends this process at once: from another thread when the main one waits for a rank that never
+// answers, or before things are taken down that would wait for it.
+[[noreturn]] void end_process(int code, const std::string& message) {
+  // A log on a disk that hangs, or held by a thread that does, must not keep the process.
+  std::signal(SIGALRM, SIG_DFL);
+  ::alarm(10);
   spdlog::error("keiko train: {}", message);
   spdlog::shutdown();
   std::fflush(nullptr);
-  std::_Exit(1);
+  std::_Exit(code);
 }
 
 // Meets the other ranks, trains, and sees to it that all of them hear when one ends.
@@ -185,30 +191,28 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
   train::heed_marks(context.env, context.run_folder, launch);
   const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
   context.communicator = communicator.get();
+  dist::ControlOptions options;
+  options.silence_s = recipe.train.heartbeat_s;
+  options.meeting = communicator->meeting();
+  options.end_process = [](const std::string& message) { end_process(1, message); };
   dist::ControlPlane control(dist::connect_control_store(launch, double(recipe.train.timeout_s)),
-                             launch, {recipe.train.heartbeat_s, end_process});
+                             launch, options);
   context.control = &control;
   communicator->set_watcher(&control);
-  const auto give_up = [&](ErrorKind kind, const std::string& message) {
+  context.on_error = [&](ErrorKind kind, const std::string& message) {
     train::leave_mark(context.env, context.run_folder, launch, kind, message);
+    if (launch.world_size == 1) return;
     control.give_up(message);
+    end_process(exit_code(kind), message);
   };
-  try {
-    const train::TrainResult result = train::train(recipe, context);
-    if (result.is_preempted && launch.rank == 0)
-      train::leave_mark(context.env, context.run_folder, launch, ErrorKind::kPreempted,
-                        fmt::format("saved step {}", result.step));
-    control.finish();
-    communicator->set_watcher(nullptr);
-    communicator->barrier();  // rank 0 takes the store along
-    return result.is_preempted ? exit_code(ErrorKind::kPreempted) : 0;
-  } catch (const Error& e) {
-    give_up(e.kind(), e.what());
-    throw;
-  } catch (const std::exception& e) {
-    give_up(ErrorKind::kInternal, e.what());
-    throw;
-  }
+  const train::TrainResult result = train::train(recipe, context);
+  if (result.is_preempted && launch.rank == 0)
+    train::leave_mark(context.env, context.run_folder, launch, ErrorKind::kPreempted,
+                      fmt::format("saved step {}", result.step));
+  control.finish();
+  communicator->set_watcher(nullptr);
+  communicator->barrier();  // rank 0 takes the store along
+  return result.is_preempted ? exit_code(ErrorKind::kPreempted) : 0;
 }
 
 }  // namespace

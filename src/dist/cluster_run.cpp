@@ -10,7 +10,7 @@ namespace {
 
 // Restarts that take longer than this many mean times between failures hardly ever succeed
 // (one in e^20), and would never end here.
-constexpr double kHopeless = 20;
+constexpr double kHopeless = 8;
 
 double per_second(double bytes, double rate) { return rate > 0 ? bytes / rate : 0; }
 

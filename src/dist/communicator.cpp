@@ -5,13 +5,18 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <thread>
 
 #include "base/error.h"
+#include "base/machine.h"
 
 namespace keiko::dist {
 namespace {
@@ -44,6 +49,7 @@ class SingleCommunicator : public Communicator {
   std::unique_ptr<Communicator> group(const std::string&, const std::vector<int64_t>&) override {
     return std::make_unique<SingleCommunicator>();
   }
+  std::string meeting() const override { return "alone"; }
   void set_watcher(Watcher*) override {}
 };
 
@@ -91,7 +97,8 @@ class GlooCommunicator : public Communicator {
  public:
   GlooCommunicator(c10::intrusive_ptr<c10d::Store> store, const std::string& name, int64_t rank,
                    int64_t world_size, std::chrono::milliseconds timeout, Watcher* watcher)
-      : rank_(rank),
+      : name_(name),
+        rank_(rank),
         world_size_(world_size),
         timeout_(timeout),
         store_(std::move(store)),
@@ -143,10 +150,12 @@ class GlooCommunicator : public Communicator {
     if (me == members.end())
       fail(ErrorKind::kInternal, "rank {} is no member of group {}", rank_, name);
     return named("meeting group " + name, rank_, watcher_, [&] {
-      return std::make_unique<GlooCommunicator>(store_, "group/" + name, me - members.begin(),
-                                                int64_t(members.size()), timeout_, watcher_);
+      return std::make_unique<GlooCommunicator>(store_, name_ + "/group/" + name,
+                                                me - members.begin(), int64_t(members.size()),
+                                                timeout_, watcher_);
     });
   }
+  std::string meeting() const override { return name_; }
   void set_watcher(Watcher* watcher) override { watcher_ = watcher; }
 
  private:
@@ -155,12 +164,57 @@ class GlooCommunicator : public Communicator {
     return std::make_unique<GlooWork>(named(what, rank_, watcher_, begin), what, rank_, watcher_);
   }
 
+  std::string name_;
   int64_t rank_, world_size_;
   std::chrono::milliseconds timeout_;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   Watcher* watcher_;
 };
+
+// The name of this meeting, from rank 0. torchrun's agents keep their store when they start ranks
+// again, and do not count alike: what lies in it from an earlier start must not be taken for new.
+// So each rank says hello with a word that nobody said before, and rank 0 answers to that word
+// until every rank has thanked it for this very meeting.
+std::string agree_on_meeting(c10d::Store& store, const LaunchEnvironment& launch,
+                             double timeout_s) {
+  const auto put = [&](const std::string& key, const std::string& value) {
+    store.set(key, std::vector<uint8_t>(value.begin(), value.end()));
+  };
+  const auto look = [&](const std::string& key) -> std::string {
+    if (!store.check({key})) return "";
+    const auto bytes = store.get(key);
+    return {bytes.begin(), bytes.end()};
+  };
+  const double until = monotonic_s() + timeout_s;
+  const auto wait_a_moment = [&](const std::string& for_whom) {
+    if (monotonic_s() > until)
+      fail(ErrorKind::kIo, "{} did not come within {:g} s", for_whom, timeout_s);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  };
+  const auto hello = [](int64_t rank) { return fmt::format("keiko/hello/{}", rank); };
+  if (launch.rank != 0) {
+    const std::string word =
+        fmt::format("{}.{}.{:.9f}", host_name(), int64_t(::getpid()), monotonic_s());
+    put(hello(launch.rank), word);
+    std::string meeting;
+    while ((meeting = look("keiko/answer/" + word)).empty()) wait_a_moment("rank 0");
+    put(fmt::format("{}/thanks/{}", meeting, launch.rank), "1");
+    return meeting;
+  }
+  const std::string meeting = fmt::format("keiko/{}", store.add("keiko/meetings", 1));
+  std::map<int64_t, std::string> answered;
+  for (int64_t rank = 1; rank < launch.world_size;) {
+    const std::string word = look(hello(rank));
+    if (!word.empty() && answered[rank] != word)
+      put("keiko/answer/" + (answered[rank] = word), meeting);
+    if (!look(fmt::format("{}/thanks/{}", meeting, rank)).empty())
+      ++rank;
+    else
+      wait_a_moment(fmt::format("rank {}", rank));
+  }
+  return meeting;
+}
 
 }  // namespace
 
@@ -206,9 +260,9 @@ std::unique_ptr<Communicator> make_communicator(const LaunchEnvironment& launch,
     options.numWorkers = size_t(launch.world_size);
     options.waitWorkers = false;
     options.timeout = timeout;
-    return std::make_unique<GlooCommunicator>(
-        c10::make_intrusive<c10d::TCPStore>(launch.master_addr, options),
-        fmt::format("keiko/{}", launch.restart), launch.rank, launch.world_size, timeout, nullptr);
+    const auto store = c10::make_intrusive<c10d::TCPStore>(launch.master_addr, options);
+    return std::make_unique<GlooCommunicator>(store, agree_on_meeting(*store, launch, timeout_s),
+                                              launch.rank, launch.world_size, timeout, nullptr);
   });
 }
 

@@ -64,6 +64,10 @@ class Communicator {
   virtual std::unique_ptr<Communicator> group(const std::string& name,
                                               const std::vector<int64_t>& members) = 0;
 
+  // What this meeting of the ranks is called: the same on all of them, and another one whenever
+  // they start again, also where a launcher keeps the store from one start to the next.
+  virtual std::string meeting() const = 0;
+
   // Who is told from now on, also by groups made later; nobody when null. Outlives the
   // communicator's use.
   virtual void set_watcher(Watcher* watcher) = 0;

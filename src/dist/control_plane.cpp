@@ -26,7 +26,7 @@ ControlPlane::ControlPlane(std::unique_ptr<ControlStore> store, const LaunchEnvi
     : store_(std::move(store)),
       rank_(launch.rank),
       world_size_(launch.world_size),
-      prefix_(fmt::format("control/{}/", launch.restart)),
+      prefix_("control/" + options.meeting + "/"),
       serves_store_(launch.rank == 0 && !launch.agent_serves_store),
       options_(std::move(options)) {
   mine_.host = host_name();
@@ -63,9 +63,34 @@ std::string ControlPlane::explain(const std::string& what) {
   mine_.doing = what;
   is_explaining_ = true;
   changed_.notify_all();
-  changed_.wait_for(lock, seconds(options_.silence_s + 3 * beat_s()),
-                    [&] { return !verdict_.empty() || is_stopping_; });
-  return verdict_;
+  const double begun = monotonic_s();
+  while (verdict_.empty() && !is_stopping_) {
+    changed_.wait_for(lock, seconds(beat_s()), [&] { return !verdict_.empty() || is_stopping_; });
+    const double now = monotonic_s();
+    const bool store_answers = now - answered_s_ < 2 * beat_s();
+    if (now - begun > (store_answers ? 6 * beat_s() + 2 : options_.silence_s + 3 * beat_s())) break;
+  }
+  if (!verdict_.empty() || is_stopping_) return verdict_;
+  lock.unlock();
+  return name_absent(what);
+}
+
+// All are alive, and yet a collective did not come about: who is not there is not waiting.
+std::string ControlPlane::name_absent(const std::string& what) {
+  std::string absent;
+  try {
+    const std::lock_guard store(store_mutex_);
+    for (int64_t r = 0; r < world_size_; ++r) {
+      const auto text = r == rank_ ? std::nullopt : store_->get(prefix_ + std::to_string(r));
+      const Sign sign = text ? read(*text) : Sign{};
+      if (text && sign.doing == "computing")
+        absent += fmt::format("{}rank {} ({}) in step {}", absent.empty() ? "" : ", ", r, sign.host,
+                              with_commas(std::max<int64_t>(0, sign.step)));
+    }
+  } catch (const std::exception&) {  // the store went away meanwhile
+  }
+  if (absent.empty()) return "";
+  return fmt::format("all ranks are alive, but {} did not come to {}. {}", absent, what, advice());
 }
 
 void ControlPlane::finish() {
@@ -73,7 +98,7 @@ void ControlPlane::finish() {
   {
     const std::lock_guard store(store_mutex_);
     try {
-      leave_sign(true);
+      leave_sign(true);                // the last one: a beat that comes after it leaves none
     } catch (const std::exception&) {  // the work is done all the same
     }
   }
@@ -108,13 +133,16 @@ void ControlPlane::give_up(const std::string& message) {
   finish();
 }
 
+// The guard goes last: until then a store that hangs cannot hold the other thread for good.
 void ControlPlane::stop_threads() {
-  {
+  const auto say = [this](bool& flag) {
     const std::lock_guard lock(mutex_);
-    is_stopping_ = true;
+    flag = true;
     changed_.notify_all();
-  }
+  };
+  say(is_stopping_);
   if (thread_.joinable()) thread_.join();
+  say(guard_stops_);
   if (guard_.joinable()) guard_.join();
 }
 
@@ -166,8 +194,10 @@ void ControlPlane::run() {
                        store_->describe(), e.what(), advice()));
     }
     lock.lock();
-    // The main thread ends by itself once it knows; where it cannot, this one ends the process.
-    if (!verdict_.empty() && monotonic_s() > verdict_s_ + 2 * beat_s() + 1 && !is_explaining_) {
+    // The main thread ends by itself once it knows; where it cannot, this one ends the process. One
+    // that has begun to end gets longer: it may have a reason of its own to give.
+    const double patience_s = is_explaining_ ? 4 * beat_s() + 10 : 2 * beat_s() + 1;
+    if (!verdict_.empty() && monotonic_s() > verdict_s_ + patience_s) {
       const std::string verdict = verdict_;
       lock.unlock();
       options_.end_process(verdict);
@@ -180,6 +210,10 @@ void ControlPlane::run() {
 
 void ControlPlane::beat() {
   const std::lock_guard store(store_mutex_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (mine_.has_left) return;
+  }
   leave_sign(false);
   const auto verdict = store_->get(prefix_ + "verdict");
   bool suspects = false;
@@ -237,10 +271,10 @@ void ControlPlane::hear(const std::string& verdict) {
 // The beating thread hangs when the store's host does, so another one looks at the clock.
 void ControlPlane::guard_store() {
   std::unique_lock lock(mutex_);
-  while (!is_stopping_) {
-    changed_.wait_for(lock, seconds(beat_s()), [&] { return is_stopping_; });
+  while (!guard_stops_) {
+    changed_.wait_for(lock, seconds(beat_s()), [&] { return guard_stops_; });
     const double silent_s = monotonic_s() - answered_s_;
-    if (is_stopping_ || silent_s <= options_.silence_s) continue;
+    if (guard_stops_ || silent_s <= options_.silence_s) continue;
     const int64_t saved = mine_.saved;
     if (verdict_.empty()) {
       verdict_ = fmt::format(

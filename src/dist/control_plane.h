@@ -38,6 +38,7 @@ std::unique_ptr<ControlStore> connect_control_store(const LaunchEnvironment& lau
 
 struct ControlOptions {
   double silence_s = 100;  // without a sign of life for so long, a rank counts as dead
+  std::string meeting;     // Communicator::meeting(): signs of an earlier start are no one's
   // Ends the process, with a message. Called on a thread of the control plane when the main thread
   // cannot end by itself, because it waits for a rank that will never answer.
   std::function<void(const std::string& message)> end_process;
@@ -58,7 +59,8 @@ class ControlPlane : public Watcher {
   void saved(int64_t step);  // of the last committed checkpoint
   void waits_for(const std::string& what) override;
   void goes_on() override;
-  // Blocks until the dead rank is known, for silence_s at the most and mostly a few signs of life.
+  // Blocks until the dead rank is known: for a few signs of life, or for silence_s while the store
+  // does not answer. When all ranks are alive, names those that have not come to the collective.
   std::string explain(const std::string& what) override;
 
   // All is done: no more signs, and nobody misses them. Call on all ranks before their last
@@ -90,6 +92,7 @@ class ControlPlane : public Watcher {
   void pronounce(const std::string& message);
   void hear(const std::string& verdict);
   void stop_threads();
+  std::string name_absent(const std::string& what);
   std::string advice() const;
   static std::string write(const Sign& sign);
   static Sign read(const std::string& text);
@@ -109,7 +112,7 @@ class ControlPlane : public Watcher {
   double verdict_s_ = 0;        // when it was heard
   double answered_s_ = 0;       // when the store last answered
   bool is_explaining_ = false;  // the main thread knows that something broke, and will end
-  bool is_stopping_ = false;
+  bool is_stopping_ = false, guard_stops_ = false;
   std::thread thread_, guard_;
 };
 

@@ -67,16 +67,9 @@ GradientReducer::GradientReducer(Communicator& communicator, model::Parameters& 
   if (communicator_.world_size() > 1 && options_.overlap) add_hooks();
 }
 
-GradientReducer::~GradientReducer() {
-  *self_ = nullptr;
-  // Gradients may not go away under a collective that still writes them.
-  for (Sending& sending : sending_) {
-    try {
-      if (sending.work) sending.work->wait();
-    } catch (const std::exception&) {  // said already, or the reason why this is being left
-    }
-  }
-}
+// Collectives under way keep what they write alive by themselves; waiting for them here could take
+// as long as a dead rank is silent.
+GradientReducer::~GradientReducer() { *self_ = nullptr; }
 
 void GradientReducer::add_hooks() {
   for (const model::Parameter& p : parameters_.all()) {

@@ -52,7 +52,9 @@ class GradientReducer {
   // passes before it send nothing. Without arm() everything is sent in start_rest().
   //
   // The first armed pass only counts how often each block's gradients are added to (several times
-  // where masks or recomputation run a block more than once); later ones rely on the count.
+  // where masks or recomputation run a block more than once); later ones rely on the count. A pass
+  // that adds to a bucket after it was sent throws Error(kInternal): a graph that grows during a
+  // run needs reduce.overlap = false.
   void arm();
   // Starts the next bucket: for a backward pass that runs without autograd and knows it complete.
   void start_next() {

@@ -86,8 +86,12 @@ std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& fla
 }
 
 CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
-                                   const CheckpointOptions& options)
-    : env_(env), communicator_(communicator), folder_(std::move(folder)), options_(options) {
+                                   const CheckpointOptions& options, PhaseFile& phases)
+    : env_(env),
+      communicator_(communicator),
+      folder_(std::move(folder)),
+      options_(options),
+      phases_(phases) {
   if (communicator_.rank() == 0) {
     env_->make_folder(folder_);
     env_->sync_folder(parent_folder(folder_));
@@ -106,8 +110,12 @@ void CheckpointWriter::save(CheckpointContent content) {
   if (pending_) commit();
   Pending pending;
   pending.content = std::make_shared<CheckpointContent>(std::move(content));
-  pending.files = std::async(std::launch::async,
-                             [this, shared = pending.content] { return write_files(*shared); });
+  phases_.set_writing(Phase::kWrite);
+  pending.files = std::async(std::launch::async, [this, shared = pending.content] {
+    Written written = write_files(*shared);
+    phases_.set_writing(Phase::kNone);
+    return written;
+  });
   pending_ = std::move(pending);
 }
 

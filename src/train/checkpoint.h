@@ -16,6 +16,7 @@
 #include "dist/communicator.h"
 #include "model/parameters.h"
 #include "objective/objective.h"
+#include "train/phase.h"
 
 namespace keiko::train {
 
@@ -47,8 +48,9 @@ class CheckpointWriter {
  public:
   // `folder` is RUN/checkpoints. Rank 0 removes what an earlier run left uncommitted; all ranks
   // must make the writer at the same time. `env` and `communicator` outlive it.
+  // `phases` is told when files are written, and outlives the writer.
   CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
-                   const CheckpointOptions& options);
+                   const CheckpointOptions& options, PhaseFile& phases);
   ~CheckpointWriter();
 
   // Starts writing in the background. Commits an earlier save first (waiting for it). All ranks
@@ -79,6 +81,7 @@ class CheckpointWriter {
   dist::Communicator& communicator_;
   std::string folder_;
   CheckpointOptions options_;
+  PhaseFile& phases_;
   int64_t committed_step_ = -1;
   std::optional<Pending> pending_;
 };

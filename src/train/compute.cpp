@@ -62,6 +62,7 @@ nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadSh
           {"keiko", KEIKO_VERSION},
           {"world_size", world_size},
           {"micro_batch_size", recipe.micro_batch_size},
+          {"reduce.bucket_mb", recipe.reduce.bucket_mb},
           {"activation_checkpointing", recipe.train.activation_checkpointing},
           {"torch", TORCH_VERSION}};
 }

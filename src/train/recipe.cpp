@@ -58,6 +58,7 @@ void DebugOptions::bind(config::Binder& b) {
       .at_least(-1)
       .free();
   b.key("flip_bit_step", flip_bit_step, "after this many steps").at_least(-1).free();
+  b.key("phases", phases, "RUN/phase-RANK says what each rank is doing, for who kills it").free();
 }
 
 void EvalOptions::bind(config::Binder& b) {

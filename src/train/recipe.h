@@ -37,6 +37,7 @@ struct DebugOptions {
   // Flips a bit of a weight on this rank after this step, to see the check of replicas find it;
   // -1: never. The one exception: this does change what is computed.
   int64_t flip_bit_rank = -1, flip_bit_step = -1;
+  bool phases = false;  // RUN/phase-RANK says what each rank is doing (train/phase.h)
 
   void bind(config::Binder& b);
 };

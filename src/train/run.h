@@ -49,6 +49,7 @@ class Run {
   // trainer.cpp
   void save(bool wait);
   void commit();
+  void say_committed();
   void evaluate_now();
 
   // "look at its samples with `keiko preview ...`"
@@ -77,8 +78,9 @@ class Run {
   int64_t last_alarm_ = -1;     // step; -1: none is on
   std::vector<std::pair<std::string, double>> norms_;
   StragglerWatch stragglers_;
-  std::vector<std::string> hosts_;  // of all ranks
-  int64_t last_straggler_ = -1;     // step of the last warning; -1: none
+  std::vector<std::string> hosts_;                     // of all ranks
+  int64_t last_straggler_ = -1, last_slow_rank_ = -1;  // step and rank of the last warning
+  PhaseFile phases_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   std::unique_ptr<RunLog> log_;
   nlohmann::json restored_state_;

@@ -86,8 +86,10 @@ void Run::enter_folder() {
   if (error) throw *error;
   if (!refusal.empty()) fail(ErrorKind::kUsage, "rank 0 refused to start; see its message");
   check_shared(env_, context_.run_folder, communicator_);
+  if (recipe_.debug.phases)
+    phases_.open(fmt::format("{}/phase-{}", context_.run_folder, communicator_.rank()));
   checkpoints_ = std::make_unique<CheckpointWriter>(
-      env_, communicator_, context_.run_folder + "/checkpoints", recipe_.checkpoint);
+      env_, communicator_, context_.run_folder + "/checkpoints", recipe_.checkpoint, phases_);
 }
 
 void Run::resume() {

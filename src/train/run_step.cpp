@@ -10,6 +10,7 @@
 #include "dist/sharding.h"
 #include "model/runners.h"
 #include "optim/schedule.h"
+#include "train/agreement.h"
 #include "train/batch_cut.h"
 #include "train/evaluation.h"
 #include "train/run.h"
@@ -23,6 +24,7 @@ StepFigures Run::step(data::Loader& loader) {
   StepFigures figures;
   const double start = monotonic_s();
   if (context_.control) context_.control->at_step(step_);
+  phases_.set(Phase::kStep);
   data::Batch& batch = loader.next();
   figures.data_wait_s = monotonic_s() - start;
   record_samples(batch);
@@ -32,7 +34,10 @@ StepFigures Run::step(data::Loader& loader) {
   const StepSums mine = run_micro_batches(batch);
   // Reductions are under way; the step's figures queue behind them.
   reducer_->start_rest();
-  const StepSums sums = sum_over_ranks(mine, monotonic_s() - start, communicator_);
+  phases_.set(Phase::kReduce);
+  const double before_waiting = monotonic_s();
+  const StepSums sums = sum_over_ranks(mine, before_waiting - start, communicator_);
+  const double figures_there = monotonic_s();
   quarantine(batch, sums.bad);
   stop_requests_ = sums.stop_requests;
   unwritten_ = sums.unwritten;
@@ -40,7 +45,9 @@ StepFigures Run::step(data::Loader& loader) {
   figures.lr = optim::lr_at(schedule_, step_);
   const double before_update = monotonic_s();
   figures.grad_norm = finish_gradients();
-  figures.reduce_wait_s = reducer_->waited_s();
+  // The figures queue behind the gradients, so most of the waiting is theirs.
+  figures.reduce_wait_s = figures_there - before_waiting + reducer_->waited_s();
+  phases_.set(Phase::kUpdate);
   if (may_update(figures.loss, figures.grad_norm)) update(figures.grad_norm);
   figures.update_s = monotonic_s() - before_update;
   for (size_t i = 0; i < sums.metrics.size(); ++i)
@@ -140,6 +147,13 @@ bool Run::may_update(double loss, double grad_norm) {
 
 // Clips and steps.
 void Run::update(double grad_norm) {
+  // Each rank's own share is about to replace all others' copies of it, right or wrong: copies are
+  // compared before that, at every step that may matter, since a checkpoint may come at any.
+  const int64_t every = recipe_.guard.replicas_every, next = step_ + 1;
+  if (optimizer_->is_sharded() &&
+      ((every > 0 && next % every == 0) || next == steps_ ||
+       (recipe_.checkpoint.every > 0 && next % recipe_.checkpoint.every == 0)))
+    check_replicas(objective_->parameters(), step_, communicator_);
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optim::scale_gradients(objective_->parameters(),
                            std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
@@ -173,8 +187,9 @@ void Run::watch_ranks(StepFigures& figures, const std::vector<double>& rank_s) {
   figures.metrics.emplace_back("slowest_rank", double(found.rank));
   figures.metrics.emplace_back("slowest_rank_s", found.slowest_s);
   figures.metrics.emplace_back("median_rank_s", found.median_s);
-  if (!found.is_slow || (last_straggler_ >= 0 && step_ < last_straggler_ + 1000)) return;
+  if (!found.is_slow || (found.rank == last_slow_rank_ && step_ < last_straggler_ + 1000)) return;
   last_straggler_ = step_;
+  last_slow_rank_ = found.rank;
   log_->write_warning(
       step_, "straggler",
       fmt::format(

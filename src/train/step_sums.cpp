@@ -45,8 +45,10 @@ StragglerWatch::Straggler StragglerWatch::take() {
   // Of two ranks the faster one: the slower cannot hide in a mean.
   found.median_s = sorted[(sorted.size() - 1) / 2] / double(steps_);
   found.is_slow = sums_.size() > 1 && steps_ >= 10 && found.slowest_s > 1.5 * found.median_s;
-  sums_.clear();
-  steps_ = 0;
+  if (steps_ >= 10) {
+    sums_.clear();
+    steps_ = 0;
+  }
   return found;
 }
 

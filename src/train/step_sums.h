@@ -35,7 +35,7 @@ class StragglerWatch {
     bool is_slow = false;
   };
   void add(const std::vector<double>& rank_s);
-  // Of the steps added since the last call.
+  // Of the steps added since the last call that saw ten or more: short stretches are added up.
   Straggler take();
 
  private:

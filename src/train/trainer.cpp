@@ -17,6 +17,7 @@ namespace keiko::train {
 using nlohmann::ordered_json;
 
 void Run::save(bool wait) {
+  phases_.set(Phase::kHostCopy);
   CheckpointContent content;
   content.step = step_;
   // The clones are the host copy: training may change the originals from here on.
@@ -44,13 +45,21 @@ void Run::save(bool wait) {
     for (const auto& [key, value] : conditions.items()) content.state[key] = value;
     content.state["time"] = utc_now();
   }
+  phases_.set(Phase::kCommit);  // of an earlier save
   checkpoints_->save(std::move(content));
+  say_committed();
   if (wait) commit();
 }
 
 void Run::commit() {
+  phases_.set(Phase::kCommit);
   checkpoints_->commit();
-  if (context_.control) context_.control->saved(checkpoints_->committed_step());
+  say_committed();
+}
+
+void Run::say_committed() {
+  if (context_.control && checkpoints_->committed_step() >= 0)
+    context_.control->saved(checkpoints_->committed_step());
 }
 
 void Run::evaluate_now() {
@@ -112,7 +121,7 @@ TrainResult Run::go() {
         eval_dataset_ && !result_.is_preempted && (step_ == steps_ || is_due(recipe_.eval.every));
     if (evaluated_now) evaluate_now();
     saved_now = is_last || is_due(recipe_.checkpoint.every);
-    if (saved_now || is_due(recipe_.guard.replicas_every))
+    if (!optimizer_->is_sharded() && (saved_now || is_due(recipe_.guard.replicas_every)))
       check_replicas(objective_->parameters(), step_, communicator_);
     if (saved_now) save(is_last);
   }
@@ -127,14 +136,28 @@ TrainResult Run::go() {
 
 TrainResult train(const Recipe& recipe, const TrainContext& context) {
   catch_preemption();
+  const auto tell = [&](ErrorKind kind, const std::string& message) {
+    if (context.on_error) context.on_error(kind, message);
+  };
   for (int64_t rollbacks = 0;;) {
+    std::unique_ptr<Run> run;
     try {
-      return Run(recipe, context).go();
+      run = std::make_unique<Run>(recipe, context);
+      return run->go();
     } catch (const Diverged& e) {
       // All ranks see the same hashes and come here together.
-      if (recipe.guard.replicas != "rollback" || ++rollbacks > recipe.guard.max_rollbacks) throw;
+      if (recipe.guard.replicas != "rollback" || ++rollbacks > recipe.guard.max_rollbacks) {
+        tell(e.kind(), e.what());
+        throw;
+      }
       spdlog::error("{}; going back to the last checkpoint ({} of {} times)", e.what(), rollbacks,
                     recipe.guard.max_rollbacks);
+    } catch (const Error& e) {
+      tell(e.kind(), e.what());
+      throw;
+    } catch (const std::exception& e) {
+      tell(ErrorKind::kInternal, e.what());
+      throw;
     }
   }
 }

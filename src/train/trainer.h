@@ -2,11 +2,13 @@
 // saved.
 
 #pragma once
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "base/env.h"
+#include "base/error.h"
 #include "data/loader.h"
 #include "dist/communicator.h"
 #include "dist/control_plane.h"
@@ -20,6 +22,9 @@ struct TrainContext {
   dist::LaunchEnvironment launch;
   dist::Communicator* communicator = nullptr;  // not owned
   dist::ControlPlane* control = nullptr;       // not owned; null: nobody watches the ranks
+  // Called with what train() is about to throw while the run still stands: taking it down may wait
+  // for files and for ranks that never answer. May end the process. Empty: nothing.
+  std::function<void(ErrorKind kind, const std::string& message)> on_error;
   data::MakeDecoder make_decoder;
   std::string run_folder;
   std::string command_line;

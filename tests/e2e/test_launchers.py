@@ -158,6 +158,7 @@ def test_a_wrong_recipe_ends_every_launcher_without_restarts(launch, recipe, tmp
         launched = launch(launcher, file)
         assert launched.wait() in (1, 2), launched.said()
         assert "num_frames" in launched.said()
+        assert launched.said().count("clip.num_frames = 7") <= 2, "a rank was started again"
 
 
 @pytest.fixture(scope="module")
