@@ -62,9 +62,8 @@ StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
   }
   time.loss = sums.loss.item<double>() / double(clips);
   lap();
-  sums.loss.backward();
+  sums.loss.backward(at::full_like(sums.loss, 1.0 / double(clips)));
   lap();
-  optim::scale_gradients(objective.parameters(), 1.0 / double(clips));
   (void)optim::gradient_norm(objective.parameters());
   lap();
   adamw.step(1.5e-4, 0.05, step + 1);

@@ -31,6 +31,26 @@ bool has_onednn() {
   return found;
 }
 
+// Whether oneDNN beats ATen's own product, which on x86 is MKL's. On AMD's processors it does for every
+// shape of these models; on Intel's only where there are many rows (bench: docs/performance.md). A
+// function of the processor's kind and the shape, never of a measurement: bits must come again.
+bool prefers_onednn(int64_t rows) {
+#if defined(__x86_64__)
+  static const bool is_intel = __builtin_cpu_is("intel");
+#else
+  static const bool is_intel = false;
+#endif
+  constexpr int64_t kManyRows = 4096;
+  return !is_intel || rows >= kManyRows;
+}
+
+// rows W^T + b, [n, in] -> [n, out].
+at::Tensor product(const at::Tensor& rows, const at::Tensor& weight,
+                   const std::optional<at::Tensor>& bias) {
+  return prefers_onednn(rows.size(0)) ? onednn_linear(rows, weight, bias)
+                                      : at::linear(rows, weight, bias);
+}
+
 // Adds to the gradient of a leaf whose buffer is there; otherwise returns it for autograd to place.
 template <class Add, class Make>
 at::Tensor place_gradient(const at::Tensor& leaf, const Add& add, const Make& make) {
@@ -48,7 +68,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const at::Tensor rows = x.reshape({-1, x.size(-1)});
     auto shape = x.sizes().vec();
     shape.back() = weight.size(0);
-    return onednn_linear(rows, weight, bias).view(shape);
+    return product(rows, weight, bias).view(shape);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
@@ -58,7 +78,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const at::Tensor grad = grads[0].reshape({-1, weight.size(0)}).contiguous();
     at::Tensor x_grad, weight_grad, bias_grad;
     if (context->needs_input_grad(0))
-      x_grad = onednn_linear(grad, weight.t(), std::nullopt).view(x.sizes());
+      x_grad = product(grad, weight.t(), std::nullopt).view(x.sizes());
     if (context->needs_input_grad(1)) {
       const at::Tensor rows = x.reshape({-1, x.size(-1)});
       weight_grad = place_gradient(

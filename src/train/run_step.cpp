@@ -86,7 +86,8 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
     const objective::LossSums sums = forward(view, runner, watches_norms_ && first == 0);
     if (first + micro >= clips) reducer_->arm();
     try {
-      sums.loss.backward();
+      // Gradients are means over the global batch from the start: no pass over them to divide.
+      sums.loss.backward(at::full_like(sums.loss, 1.0 / double(recipe_.batch_size)));
     } catch (const c10::Error& e) {
       if (!recipe_.debug.anomaly) throw;
       fail(ErrorKind::kData, "step {}: {}; {}", step_, e.what_without_backtrace(),
@@ -116,11 +117,10 @@ objective::LossSums Run::forward(const objective::MicroBatch& batch,
   return sums;
 }
 
-// Waits for the sums over ranks and averages them over the batch. Returns their norm.
+// Waits for the sums over ranks. Returns their norm.
 double Run::finish_gradients() {
   auto& parameters = objective_->parameters();
   reducer_->wait();
-  optim::scale_gradients(parameters, 1.0 / double(recipe_.batch_size));
   if (watches_norms_)
     for (const auto& buffer : parameters.buffers())
       norms_.emplace_back("grad/" + buffer.name, buffer.grad.norm().item<double>());
