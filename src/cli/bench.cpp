@@ -1,6 +1,7 @@
 #include "cli/bench.h"
 
 #include <sys/resource.h>
+#include <algorithm>
 #include <cstdio>
 
 #include "base/env.h"
@@ -13,6 +14,12 @@ double process_cpu_s() {
   ::getrusage(RUSAGE_SELF, &usage);
   const auto seconds = [](const timeval& t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return (values[middle] + values[values.size() - 1 - middle]) / 2;
 }
 
 void write_figures(const nlohmann::ordered_json& figures, const std::string& path) {

@@ -29,12 +29,24 @@ constexpr NamedModel kModels[] = {
 };
 constexpr int64_t kClasses = 400;  // as many as Kinetics-400 has
 
-}  // namespace
-
-std::vector<std::string> bench_model_names() {
+std::vector<std::string> model_names() {
   std::vector<std::string> names;
   for (const NamedModel& m : kModels) names.emplace_back(m.name);
   return names;
+}
+
+}  // namespace
+
+void add_clip_options(CLI::App& command, BenchClips& clips) {
+  command.add_option("--model", clips.model, "Which model")
+      ->check(CLI::IsMember(model_names()))
+      ->capture_default_str();
+  const auto count = [&](const char* name, int64_t& value, const char* what) {
+    command.add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  };
+  count("--batch", clips.batch, "Clips of a step, on each rank");
+  count("--frames", clips.frames, "Frames of a clip");
+  count("--side", clips.side, "Width and height, pixels");
 }
 
 std::unique_ptr<objective::Objective> make_bench_model(const std::string& model, int64_t frames,

@@ -1,6 +1,8 @@
 // The models that `keiko bench` knows by name, and clips to run them on.
 
 #pragma once
+#include <CLI/CLI.hpp>
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,8 +11,14 @@
 
 namespace keiko::cli {
 
-// "videomae-s", ...
-std::vector<std::string> bench_model_names();
+// What is run: a model, and clips of each rank.
+struct BenchClips {
+  std::string model = "videomae-s";
+  int64_t batch = 4, frames = 16, side = 224;  // clips; frames of one; pixels along its sides
+};
+
+// Adds --model, --batch, --frames and --side. `clips` outlives the command.
+void add_clip_options(CLI::App& command, BenchClips& clips);
 
 // A published model for clips of `frames` frames, `side` pixels square, with first weights of
 // seed 1. `steps`: of the whole run, which schedules inside the objective follow. `dry_run`:

@@ -24,9 +24,10 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct ReduceBench {
-  std::string model = "videomae-s", wire = "fp32", json;
-  int64_t batch = 2, frames = 16, side = 224, steps = 5, warmup = 1, threads = 0;
+struct ReduceBench : BenchClips {
+  ReduceBench() { batch = 2; }
+  std::string wire = "fp32", json;
+  int64_t steps = 5, warmup = 1, threads = 0;
   double bucket_mb = dist::ReduceOptions().bucket_mb;
   std::vector<double> compute_sleep;  // forward, backward; empty: computes
   double timeout_s = 600;
@@ -104,12 +105,6 @@ class Step {
   objective::MicroBatch batch_;
   std::unique_ptr<dist::GradientReducer> reducer_;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return (values[middle] + values[values.size() - 1 - middle]) / 2;
-}
 
 void print_table(const ordered_json& j) {
   const auto line = [](const std::string& name, const std::string& value) {
@@ -214,16 +209,10 @@ void add_bench_reduce(CLI::App& bench, Action& action) {
       "that\n"
       "share cores hide little: the reduction's own work takes time from computing.");
   auto o = std::make_shared<ReduceBench>();
-  c->add_option("--model", o->model, "Whose gradients")
-      ->check(CLI::IsMember(bench_model_names()))
+  add_clip_options(*c, *o);
+  c->add_option("--steps", o->steps, "Times each way is timed")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  const auto count = [&](const char* name, int64_t& value, const char* what) {
-    c->add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  };
-  count("--batch", o->batch, "Clips a rank");
-  count("--frames", o->frames, "Frames of a clip");
-  count("--side", o->side, "Width and height, pixels");
-  count("--steps", o->steps, "Times each way is timed");
   c->add_option("--warmup", o->warmup, "Rounds before them, after the first one")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

@@ -22,9 +22,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct StepBench {
-  std::string model = "videomae-s", dtype = "fp32", json;
-  int64_t batch = 4, frames = 16, side = 224, steps = 6, warmup = 2, threads = 0;
+struct StepBench : BenchClips {
+  std::string dtype = "fp32", json;
+  int64_t steps = 6, warmup = 2, threads = 0;
 };
 
 // Seconds of the parts of a step, in the order they run.
@@ -70,12 +70,6 @@ StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
   objective.after_step(step + 1);
   lap();
   return time;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return (values[middle] + values[values.size() - 1 - middle]) / 2;
 }
 
 void print_table(const ordered_json& j) {
@@ -170,16 +164,10 @@ void add_bench_step(CLI::App& bench, Action& action) {
   auto* c = bench.add_subcommand(
       "step", "Seconds of a training step of a published model on random clips, part by part");
   auto o = std::make_shared<StepBench>();
-  c->add_option("--model", o->model, "Which model")
-      ->check(CLI::IsMember(bench_model_names()))
+  add_clip_options(*c, *o);
+  c->add_option("--steps", o->steps, "Steps that are timed")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  const auto count = [&](const char* name, int64_t& value, const char* what) {
-    c->add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  };
-  count("--batch", o->batch, "Clips of a step");
-  count("--frames", o->frames, "Frames of a clip");
-  count("--side", o->side, "Width and height, pixels");
-  count("--steps", o->steps, "Steps that are timed");
   c->add_option("--warmup", o->warmup, "Steps before them, after the first one")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -176,11 +177,14 @@ int show_plan(const LoadedRecipe& loaded) {
 // Ends this process at once: from another thread when the main one waits for a rank that never
 // answers, or before things are taken down that would wait for it.
 [[noreturn]] void end_process(int code, const std::string& message) {
+  // The first thread that ends the process does so.
+  static std::atomic_flag is_ending;
+  while (is_ending.test_and_set()) ::pause();
   // A log on a disk that hangs, or held by a thread that does, must not keep the process.
   std::signal(SIGALRM, SIG_DFL);
   ::alarm(10);
   spdlog::error("keiko train: {}", message);
-  spdlog::shutdown();
+  spdlog::default_logger()->flush();  // no shutdown: other threads still log
   std::fflush(nullptr);
   std::_Exit(code);
 }
@@ -200,6 +204,7 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
   context.control = &control;
   communicator->set_watcher(&control);
   context.on_error = [&](ErrorKind kind, const std::string& message) {
+    control.is_ending();
     train::leave_mark(context.env, context.run_folder, launch, kind, message);
     if (launch.world_size == 1) return;
     control.give_up(message);

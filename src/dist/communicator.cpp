@@ -66,7 +66,7 @@ auto named(const std::string& what, int64_t rank, Watcher* watcher, Call call) {
   try {
     return call();
   } catch (const std::exception& e) {
-    const std::string known = watcher ? watcher->explain(what) : "";
+    const std::string known = watcher ? watcher->explain(what, first_line(e)) : "";
     if (!known.empty()) throw Error(ErrorKind::kIo, known);
     fail(ErrorKind::kIo,
          "rank {}: {} failed: {}. A rank is dead, silent or cut off; start the job again to go on "
@@ -186,34 +186,33 @@ std::string agree_on_meeting(c10d::Store& store, const LaunchEnvironment& launch
     const auto bytes = store.get(key);
     return {bytes.begin(), bytes.end()};
   };
-  const double until = monotonic_s() + timeout_s;
-  const auto wait_a_moment = [&](const std::string& for_whom) {
-    if (monotonic_s() > until)
-      fail(ErrorKind::kIo, "{} did not come within {:g} s", for_whom, timeout_s);
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  };
   const auto hello = [](int64_t rank) { return fmt::format("keiko/hello/{}", rank); };
   if (launch.rank != 0) {
     const std::string word =
         fmt::format("{}.{}.{:.9f}", host_name(), int64_t(::getpid()), monotonic_s());
     put(hello(launch.rank), word);
-    std::string meeting;
-    while ((meeting = look("keiko/answer/" + word)).empty()) wait_a_moment("rank 0");
-    put(fmt::format("{}/thanks/{}", meeting, launch.rank), "1");
+    // Has a time-out of its own, also when the store's host hangs.
+    store.wait({"keiko/answer/" + word}, std::chrono::milliseconds(int64_t(timeout_s * 1000)));
+    const std::string meeting = look("keiko/answer/" + word);
+    put(fmt::format("{}/thanks/{}", meeting, launch.rank), word);
     return meeting;
   }
   const std::string meeting = fmt::format("keiko/{}", store.add("keiko/meetings", 1));
   std::map<int64_t, std::string> answered;
-  for (int64_t rank = 1; rank < launch.world_size;) {
-    const std::string word = look(hello(rank));
-    if (!word.empty() && answered[rank] != word)
-      put("keiko/answer/" + (answered[rank] = word), meeting);
-    if (!look(fmt::format("{}/thanks/{}", meeting, rank)).empty())
-      ++rank;
-    else
-      wait_a_moment(fmt::format("rank {}", rank));
+  const double until = monotonic_s() + timeout_s;
+  for (;;) {
+    int64_t absent = 0;
+    for (int64_t rank = launch.world_size - 1; rank > 0; --rank) {
+      const std::string word = look(hello(rank));
+      if (!word.empty() && answered[rank] != word)
+        put("keiko/answer/" + (answered[rank] = word), meeting);
+      if (word.empty() || look(fmt::format("{}/thanks/{}", meeting, rank)) != word) absent = rank;
+    }
+    if (absent == 0) return meeting;
+    if (monotonic_s() > until)
+      fail(ErrorKind::kIo, "rank {} did not come within {:g} s", absent, timeout_s);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  return meeting;
 }
 
 }  // namespace

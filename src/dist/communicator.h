@@ -30,9 +30,9 @@ class Watcher {
   // `what`: "all_reduce of bucket 5".
   virtual void waits_for(const std::string& what) = 0;
   virtual void goes_on() = 0;
-  // A collective failed: whose fault it is, in a whole message; "" when that is not known. May
-  // block until it is.
-  virtual std::string explain(const std::string& what) = 0;
+  // A collective failed with `cause`: whose fault it is, in a whole message; "" when that is not
+  // known. May block until it is.
+  virtual std::string explain(const std::string& what, const std::string& cause) = 0;
 };
 
 // Every rank must call the same collectives in the same order. Not thread-safe. Tensors must be

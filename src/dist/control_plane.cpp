@@ -57,7 +57,7 @@ void ControlPlane::waits_for(const std::string& what) {
 
 void ControlPlane::goes_on() { waits_for("computing"); }
 
-std::string ControlPlane::explain(const std::string& what) {
+std::string ControlPlane::explain(const std::string& what, const std::string& cause) {
   if (world_size_ == 1) return "";
   std::unique_lock lock(mutex_);
   mine_.doing = what;
@@ -72,11 +72,12 @@ std::string ControlPlane::explain(const std::string& what) {
   }
   if (!verdict_.empty() || is_stopping_) return verdict_;
   lock.unlock();
-  return name_absent(what);
+  return name_absent(what, cause);
 }
 
-// All are alive, and yet a collective did not come about: who is not there is not waiting.
-std::string ControlPlane::name_absent(const std::string& what) {
+// All are alive, and yet a collective did not come about: a connection broke, or somebody never
+// came.
+std::string ControlPlane::name_absent(const std::string& what, const std::string& cause) {
   std::string absent;
   try {
     const std::lock_guard store(store_mutex_);
@@ -90,7 +91,8 @@ std::string ControlPlane::name_absent(const std::string& what) {
   } catch (const std::exception&) {  // the store went away meanwhile
   }
   if (absent.empty()) return "";
-  return fmt::format("all ranks are alive, but {} did not come to {}. {}", absent, what, advice());
+  return fmt::format("all ranks are alive, but {} failed: {}. Still computing: {}. {}", what, cause,
+                     absent, advice());
 }
 
 void ControlPlane::finish() {
@@ -103,6 +105,11 @@ void ControlPlane::finish() {
     }
   }
   stop_threads();
+}
+
+void ControlPlane::is_ending() {
+  const std::lock_guard lock(mutex_);
+  is_explaining_ = true;
 }
 
 void ControlPlane::give_up(const std::string& message) {

@@ -61,11 +61,13 @@ class ControlPlane : public Watcher {
   void goes_on() override;
   // Blocks until the dead rank is known: for a few signs of life, or for silence_s while the store
   // does not answer. When all ranks are alive, names those that have not come to the collective.
-  std::string explain(const std::string& what) override;
+  std::string explain(const std::string& what, const std::string& cause) override;
 
   // All is done: no more signs, and nobody misses them. Call on all ranks before their last
   // barrier.
   void finish();
+  // This rank is about to end by itself, and needs a while for it: its control thread is patient.
+  void is_ending();
   // This rank ends because of `message`: the others are told, unless they know of something
   // earlier. Returns when they have had the time to hear it.
   void give_up(const std::string& message);
@@ -92,7 +94,7 @@ class ControlPlane : public Watcher {
   void pronounce(const std::string& message);
   void hear(const std::string& verdict);
   void stop_threads();
-  std::string name_absent(const std::string& what);
+  std::string name_absent(const std::string& what, const std::string& cause);
   std::string advice() const;
   static std::string write(const Sign& sign);
   static Sign read(const std::string& text);

@@ -114,7 +114,8 @@ TEST(ControlPlane, ABrokenConnectionIsExplainedByTheRankBehindIt) {
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   ranks.planes[2].reset();
   const double begun = monotonic_s();
-  const std::string message = ranks.planes[0]->explain("all_reduce of bucket 1");
+  const std::string message =
+      ranks.planes[0]->explain("all_reduce of bucket 1", "connection reset");
   EXPECT_EQ(message.rfind("rank 2 (", 0), 0u) << message;
   // Three signs of life missed are enough then.
   EXPECT_LT(monotonic_s() - begun, kSilence + 2);
@@ -125,9 +126,23 @@ TEST(ControlPlane, ARanksOwnErrorReachesTheOthers) {
   ranks.planes[1]->at_step(7);
   ranks.planes[1]->give_up("an item has no label");
   for (int64_t r : {0, 2}) {
-    const std::string message = ranks.planes[size_t(r)]->explain("all_reduce");
+    const std::string message = ranks.planes[size_t(r)]->explain("all_reduce", "connection reset");
     EXPECT_NE(message.find("ended in step 7: an item has no label"), std::string::npos) << message;
   }
+}
+
+TEST(ControlPlane, AFailedCollectiveOfLivingRanksNamesThoseThatStillCompute) {
+  Ranks ranks(3);
+  ranks.planes[0]->waits_for("all_reduce");
+  ranks.planes[1]->waits_for("all_reduce");
+  ranks.planes[2]->at_step(4);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  const std::string message = ranks.planes[0]->explain("all_reduce", "timed out");
+  EXPECT_EQ(message.rfind("all ranks are alive, but all_reduce failed: timed out. Still computing: "
+                          "rank 2 (",
+                          0),
+            0u)
+      << message;
 }
 
 TEST(ControlPlane, WhoFinishedIsNotMissed) {

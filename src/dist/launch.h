@@ -18,8 +18,8 @@ struct LaunchEnvironment {
   int master_port = 0;                    // 1 to 65535; 0 when there is nobody to meet
   // torchrun serves the store from its agent; a rank must not serve a second one on that port.
   bool agent_serves_store = false;
-  // How often the launcher started these ranks again: torchrun's count, else Slurm's. torchrun's agents
-  // on several machines may count differently, so ranks must not rely on it to meet.
+  // How often the launcher started these ranks again: torchrun's count, else Slurm's. torchrun's
+  // agents on several machines may count differently, so ranks must not rely on it to meet.
   int64_t restart = 0;
   std::string host = {};  // this machine's name, for messages
   // What the launcher calls this job, equal on all ranks; empty when nothing says. It stays the

@@ -31,9 +31,10 @@ bool has_onednn() {
   return found;
 }
 
-// Whether oneDNN beats ATen's own product, which on x86 is MKL's. On AMD's processors it does for every
-// shape of these models; on Intel's only where there are many rows (bench: docs/performance.md). A
-// function of the processor's kind and the shape, never of a measurement: bits must come again.
+// Whether oneDNN beats ATen's own product, which on x86 is MKL's. On AMD's processors it does for
+// every shape of these models; on Intel's only where there are many rows (bench:
+// docs/performance.md). A function of the processor's kind and the shape, never of a measurement:
+// bits must come again.
 bool prefers_onednn(int64_t rows) {
 #if defined(__x86_64__)
   static const bool is_intel = __builtin_cpu_is("intel");

@@ -57,7 +57,8 @@ void heed_marks(Env* env, const std::string& run_folder, const dist::LaunchEnvir
     try {
       mark = nlohmann::json::parse(read_text(env, path), nullptr, false);
     } catch (const Error&) {
-      continue;  // removed meanwhile
+      if (launch.rank == 0) env->remove(path);  // unreadable; else rank 0 removed it meanwhile
+      continue;
     }
     const bool is_ours =
         launch.restart > 0 && mark.is_object() && mark.value("job", std::string()) == launch.job;

@@ -18,7 +18,8 @@ constexpr size_t kBytes = 2;
 void PhaseFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   void* mapped = MAP_FAILED;
-  if (fd >= 0 && ::ftruncate(fd, kBytes) == 0)
+  const char nothing[kBytes] = {};  // written, not cut out: a full disk is an error here, not later
+  if (fd >= 0 && ::pwrite(fd, nothing, kBytes, 0) == ssize_t(kBytes))
     mapped = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   const int cause = errno;
   if (fd >= 0) ::close(fd);

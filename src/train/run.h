@@ -39,6 +39,7 @@ class Run {
   objective::LossSums forward(const objective::MicroBatch& batch, const model::BlockRunner& runner,
                               bool is_watched);
   double finish_gradients();
+  void check_copies();
   bool may_update(double loss, double grad_norm);
   void update(double grad_norm);
   void watch(const StepFigures& figures);
@@ -86,6 +87,7 @@ class Run {
   nlohmann::json restored_state_;
   int64_t stop_requests_ = 0, unwritten_ = 0;  // over all ranks, in the last step
   TrainResult result_;
+  std::unique_ptr<data::Loader> loader_;  // goes first, and only once errors are told
 };
 
 }  // namespace keiko::train

@@ -48,6 +48,7 @@ StepFigures Run::step(data::Loader& loader) {
   // The figures queue behind the gradients, so most of the waiting is theirs.
   figures.reduce_wait_s = figures_there - before_waiting + reducer_->waited_s();
   phases_.set(Phase::kUpdate);
+  if (optimizer_->is_sharded()) check_copies();
   if (may_update(figures.loss, figures.grad_norm)) update(figures.grad_norm);
   figures.update_s = monotonic_s() - before_update;
   for (size_t i = 0; i < sums.metrics.size(); ++i)
@@ -145,15 +146,17 @@ bool Run::may_update(double loss, double grad_norm) {
   return !skips;
 }
 
+// Each rank's own share is about to replace all others' copies of it, right or wrong: copies are
+// compared before that, in steps that a comparison or a checkpoint follows.
+void Run::check_copies() {
+  const auto follows = [&](int64_t every) { return every > 0 && (step_ + 1) % every == 0; };
+  if (follows(recipe_.guard.replicas_every) || follows(recipe_.checkpoint.every) ||
+      step_ + 1 == steps_ || stop_requests_ > 0)
+    check_replicas(objective_->parameters(), step_, communicator_);
+}
+
 // Clips and steps.
 void Run::update(double grad_norm) {
-  // Each rank's own share is about to replace all others' copies of it, right or wrong: copies are
-  // compared before that, at every step that may matter, since a checkpoint may come at any.
-  const int64_t every = recipe_.guard.replicas_every, next = step_ + 1;
-  if (optimizer_->is_sharded() &&
-      ((every > 0 && next % every == 0) || next == steps_ ||
-       (recipe_.checkpoint.every > 0 && next % recipe_.checkpoint.every == 0)))
-    check_replicas(objective_->parameters(), step_, communicator_);
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optim::scale_gradients(objective_->parameters(),
                            std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));

@@ -94,7 +94,7 @@ TrainResult Run::go() {
     return result_;
   }
 
-  data::Loader loader(
+  loader_ = std::make_unique<data::Loader>(
       env_, dataset_,
       [&](int64_t step) {
         // Past the end there is nothing to decode ahead.
@@ -106,7 +106,7 @@ TrainResult Run::go() {
   log_->start_clock(step_, steps_);
   bool saved_now = false, evaluated_now = false;
   while (step_ < steps_ && !result_.is_preempted) {
-    StepFigures figures = step(loader);
+    StepFigures figures = step(*loader_);
     ++step_;
     result_.step = step_;
     if (is_first()) log_->write_step(step_, figures, recipe_.log.every);
