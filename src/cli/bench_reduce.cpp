@@ -77,7 +77,6 @@ class Step {
   }
 
   const dist::GradientReducer& reducer() const { return *reducer_; }
-  const objective::Objective& objective() const { return *objective_; }
   int64_t parameter_count() { return objective_->parameters().count(); }
 
  private:

@@ -1,7 +1,5 @@
 #include "dist/launch.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
@@ -159,12 +157,6 @@ void meet_under_srun(LaunchEnvironment& e) {
                           997 * uint64_t(read_number("SLURM_STEP_ID", 0, UINT32_MAX)));
 }
 
-std::string name_of_host() {
-  char name[256] = {};
-  ::gethostname(name, sizeof name - 1);
-  return name;
-}
-
 std::string name_of_job() {
   std::string job;
   const auto add = [&job](std::string_view kind, std::string_view id) {
@@ -198,7 +190,6 @@ LaunchEnvironment read_rank_and_world_size() {
   }
   e.restart = read_number_or("TORCHELASTIC_RESTART_COUNT", 0, 1 << 30,
                              read_number_or("SLURM_RESTART_COUNT", 0, 1 << 30, 0));
-  e.host = name_of_host();
   e.job = name_of_job();
   return e;
 }

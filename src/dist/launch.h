@@ -21,7 +21,6 @@ struct LaunchEnvironment {
   // How often the launcher started these ranks again: torchrun's count, else Slurm's. torchrun's
   // agents on several machines may count differently, so ranks must not rely on it to meet.
   int64_t restart = 0;
-  std::string host = {};  // this machine's name, for messages
   // What the launcher calls this job, equal on all ranks; empty when nothing says. It stays the
   // same when torchrun restarts its ranks, and is another one when Slurm has requeued the job.
   std::string job = {};
