@@ -14,6 +14,7 @@
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
+#include "dist/sharding.h"
 #include "objective/classification.h"
 #include "optim/schedule.h"
 #include "report/progress.h"
@@ -73,23 +74,33 @@ std::string parts_text(const std::vector<objective::PartSize>& sizes, bool train
   return text;
 }
 
-// What a rank holds: `number` bytes for each weight and gradient, for AdamW's two moments, for
-// weights that are not trained, and for the numbers that a micro-batch keeps for its backward pass.
+// What a rank holds: `number` bytes for each weight and gradient, for AdamW's two moments (by
+// train.shard), for weights that are not trained, and for the numbers that a micro-batch keeps for
+// its backward pass.
 std::string memory_text(const train::Recipe& r, objective::Objective& objective) {
   const double number = r.precision == "float64" ? 8 : 4;
-  double trained = 0, held = 0;
+  double not_trained = 0;
   for (const objective::PartSize& part : objective.part_sizes())
-    (part.is_trained ? trained : held) += number * double(part.count);
+    if (!part.is_trained) not_trained += number * double(part.count);
   const int64_t world = dist::read_launch_environment().world_size;
+  const int64_t sharers = r.train.shard_group > 0 ? r.train.shard_group : world;
+  const dist::Held held = dist::numbers_held(objective.parameters(), r.train.shard, sharers);
   const int64_t slice = (r.batch_size + world - 1) / world;
   const int64_t clips = r.micro_batch_size > 0 ? std::min(r.micro_batch_size, slice) : slice;
   const double kept = number * double(clips) * objective.activations_per_clip();
   std::string text = fmt::format(
       "{} a rank, about\n"
       "                {} weights, {} gradients, {} AdamW's moments",
-      report::bytes_text(4 * trained + held + kept), report::bytes_text(trained),
-      report::bytes_text(trained), report::bytes_text(2 * trained));
-  if (held > 0) text += fmt::format(", {} weights that are not trained", report::bytes_text(held));
+      report::bytes_text(number * (held.values + held.gradients + held.moments) + not_trained +
+                         kept),
+      report::bytes_text(number * held.values), report::bytes_text(number * held.gradients),
+      report::bytes_text(number * held.moments));
+  if (not_trained > 0)
+    text += fmt::format(", {} weights that are not trained", report::bytes_text(not_trained));
+  if (world > 1)
+    text += fmt::format(
+        "\n                ({} ranks; train.shard = {}{})", world, r.train.shard,
+        r.train.shard_group > 0 ? fmt::format(" among {} of them", r.train.shard_group) : "");
   return text + fmt::format(
                     "\n                {} kept for the backward pass of {} clips ({} bytes "
                     "a number; bf16 needs less{})",
@@ -245,11 +256,14 @@ void add_train(CLI::App& app, Action& action) {
       const int64_t group = train::group_of(loaded.recipe);
       if (o->dry_run) {
         train::check_batch(loaded.recipe, group, 1);
+        dist::check_shard_group(loaded.recipe.train.shard_group,
+                                dist::read_launch_environment().world_size);
         return show_plan(loaded);
       }
       train::TrainContext context;
       context.launch = dist::read_launch_environment();
       train::check_batch(loaded.recipe, group, context.launch.world_size);
+      dist::check_shard_group(loaded.recipe.train.shard_group, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
       context.make_decoder = [] { return std::make_unique<media::CpuClipDecoder>(default_env()); };
       context.run_folder = loaded.run_folder;

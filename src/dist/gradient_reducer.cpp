@@ -73,9 +73,8 @@ GradientReducer::~GradientReducer() { *self_ = nullptr; }
 
 void GradientReducer::add_hooks() {
   for (const model::Parameter& p : parameters_.all()) {
-    const auto bucket = std::find_if(buckets_.begin(), buckets_.end(), [&](const Bucket& b) {
-      return parameters_.blocks()[b.first].block <= p.spec.block;
-    });
+    const auto bucket = std::find_if(buckets_.begin(), buckets_.end(),
+                                     [&](const Bucket& b) { return b.first <= p.storage; });
     const auto node = torch::autograd::impl::grad_accumulator(p.value);
     node->add_post_hook(std::make_unique<Hook>(self_, size_t(bucket - buckets_.begin())));
     kept_.push_back(node);  // a parameter keeps only a weak reference to it

@@ -11,19 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "config/binder.h"
 #include "dist/communicator.h"
+#include "dist/reducer.h"
 #include "model/parameters.h"
 
 namespace keiko::dist {
-
-struct ReduceOptions {
-  bool overlap = true;        // start during backward; else when it is over
-  std::string wire = "fp32";  // numbers that travel: as they are, or rounded to "bf16" on the way
-  double bucket_mb = 1;       // smallest bucket, MiB of gradients; a block is never cut
-
-  void bind(config::Binder& b);
-};
 
 // What travels together: the gradients of [first, last) of Parameters::blocks().
 struct Bucket {
@@ -38,13 +30,13 @@ std::vector<Bucket> cut_buckets(const model::Parameters& parameters, int64_t buc
 
 // Not thread-safe; the backward pass must run on the thread that calls arm(). All ranks use it
 // alike.
-class GradientReducer {
+class GradientReducer : public Reducer {
  public:
   // Keeps views of the gradients. `communicator` and `parameters` outlive it; parameters are
   // allocated.
   GradientReducer(Communicator& communicator, model::Parameters& parameters,
                   const ReduceOptions& options);
-  ~GradientReducer();
+  ~GradientReducer() override;
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
 
@@ -60,10 +52,12 @@ class GradientReducer {
   void start_next() {
     if (communicator_.world_size() > 1) start(next_++);
   }
-  // After backward: starts what has not started, such as parameters that nothing used.
-  void start_rest();
-  // Returns when all gradients are sums over all ranks. Throws Error(kIo).
-  void wait();
+  void begin_step() override { parameters_.zero_grad(); }
+  void begin_pass(bool is_last) override {
+    if (is_last) arm();
+  }
+  void start_rest() override;
+  void wait() override;
   // What a step calls that has nothing to hide reductions behind: start_rest(), then wait().
   void reduce() {
     start_rest();
@@ -73,8 +67,7 @@ class GradientReducer {
   const std::vector<Bucket>& buckets() const { return buckets_; }
   // Buckets that started before backward was over, in the last step.
   int64_t started_early() const { return started_early_; }
-  // Seconds that the last wait() waited.
-  double waited_s() const { return waited_s_; }
+  double waited_s() const override { return waited_s_; }
 
  private:
   struct Sending {

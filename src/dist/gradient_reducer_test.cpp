@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "dist/ranks_for_tests.h"
-#include "dist/sharding.h"
 #include "model/runners.h"
 
 namespace keiko::dist {
@@ -142,29 +141,6 @@ TEST(GradientReducer, SumsEveryBlockAndSaysSoInBf16WithinItsRounding) {
         const bool rounds = std::string(wire) == "bf16" && world > 1;
         return worst < (rounds ? 4e-3 : 1e-7) && (!rounds || worst > 1e-5) ? 0 : 3;
       });
-}
-
-TEST(Sharding, EveryRankGetsTheSharesOfAll) {
-  for (int64_t world : {1, 2, 3, 4})
-    run_ranks(world, [world](Communicator& c) {
-      model::Parameters p(at::kFloat);
-      // 2 numbers among several ranks: one has both.
-      p.declare({"a", {50, 7}, 0, true});
-      p.declare({"b", {2}, 0, false});
-      p.declare({"c", {65}, 1, false});
-      p.allocate(1);
-      for (auto& buffer : p.buffers()) {
-        buffer.value.fill_(-1);
-        const model::Share mine = model::share_of(buffer.value.numel(), c.rank(), world);
-        for (int64_t i = mine.start; i < mine.start + mine.count; ++i)
-          buffer.value.data_ptr<float>()[i] = float(i);
-      }
-      gather_shares(c, p);
-      for (const auto& buffer : p.buffers())
-        if (!buffer.value.eq(at::arange(buffer.value.numel(), at::kFloat)).all().item<bool>())
-          return 2;
-      return 0;
-    });
 }
 
 TEST(GradientReducer, BucketsHoldEveryBlockOnceTheLastFirst) {

@@ -21,6 +21,7 @@ AttentivePooler::AttentivePooler(Parameters& parameters, const std::string& pref
                                     fmt::format("{}.self_attention_layers.{}", prefix, i),
                                     first_block + int(i), kPoolerNames, shape));
   const int last = first_block + int(o.depth);
+  const size_t first = parameters.all().size();
   query_ = parameters.declare(
       {prefix + ".query_tokens", {1, 1, width}, last, false, Init::kTruncNormal});
   const std::string cross = prefix + ".cross_attention_layer";
@@ -47,6 +48,7 @@ AttentivePooler::AttentivePooler(Parameters& parameters, const std::string& pref
   after_ = declare_norm(parameters, cross + ".layer_norm2", last, width, o.eps);
   fc1_ = linear(".mlp.fc1", width, 4 * width);
   fc2_ = linear(".mlp.fc2", 4 * width, width);
+  parameters.mark_inside(first);
 }
 
 at::Tensor AttentivePooler::forward(const at::Tensor& tokens, const BlockRunner& runner) const {

@@ -83,6 +83,7 @@ BlockShape shape_of_blocks(const VitOptions& o, int64_t width, int64_t mlp_width
 
 Block declare_block(Parameters& parameters, const std::string& prefix, int index,
                     const BlockNames& names, const BlockShape& s) {
+  const size_t first = parameters.all().size();
   Block block;
   block.heads = s.heads;
   block.tanh_gelu = s.tanh_gelu;
@@ -117,6 +118,7 @@ Block declare_block(Parameters& parameters, const std::string& prefix, int index
       declare_linear(parameters, prefix + names.fc1, index, s.width, s.mlp_width, s.init, s.scale);
   block.fc2 = declare_linear(parameters, prefix + names.fc2, index, s.mlp_width, s.width, s.init,
                              s.residual_scale);
+  parameters.mark_inside(first);
   return block;
 }
 

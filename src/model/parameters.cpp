@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/rng.h"
+#include "model/flat_memory.h"
 
 namespace keiko::model {
 namespace {
@@ -68,8 +70,12 @@ void place(const std::vector<Parameter*>& members, const FlatBuffer& buffer) {
 
 at::Tensor Parameters::declare(ParameterSpec spec) {
   at::Tensor handle = at::empty({0}, dtype_);
-  parameters_.push_back({std::move(spec), handle});
+  parameters_.push_back({std::move(spec), handle, false, 0});
   return handle;
+}
+
+void Parameters::mark_inside(size_t first) {
+  for (size_t i = first; i < parameters_.size(); ++i) parameters_[i].is_inside = true;
 }
 
 void Parameters::allocate(uint64_t seed, bool trained) {
@@ -88,39 +94,57 @@ void Parameters::allocate_copy(const Parameters& source) {
 }
 
 void Parameters::lay_out(bool trained) {
-  std::map<std::pair<int, bool>, std::vector<Parameter*>> groups;
-  for (Parameter& p : parameters_) groups[{p.spec.block, !p.spec.decays}].push_back(&p);
+  // By block, around its run or inside, without decay or with.
+  std::map<std::tuple<int, bool, bool>, std::vector<Parameter*>> groups;
+  for (Parameter& p : parameters_)
+    groups[{p.spec.block, !p.is_inside, !p.spec.decays}].push_back(&p);
   const auto numbers_of = [](const std::vector<Parameter*>& members) {
     int64_t total = 0;
     for (const Parameter* p : members) total += product(p->spec.shape);
     return total;
   };
   for (auto group = groups.begin(); group != groups.end();) {
+    const int block = std::get<0>(group->first);
+    const bool is_around = std::get<1>(group->first);
+    const bool has_inside =
+        groups.count({block, false, false}) > 0 || groups.count({block, false, true}) > 0;
     BlockStorage storage;
-    storage.block = group->first.first;
+    storage.block = block;
+    storage.is_inside = !is_around;
     storage.first = buffers_.size();
-    const auto end = std::find_if(
-        group, groups.end(), [&](const auto& entry) { return entry.first.first != storage.block; });
+    const auto end = std::find_if(group, groups.end(), [&](const auto& entry) {
+      return std::get<0>(entry.first) != storage.block ||
+             std::get<1>(entry.first) == storage.is_inside;
+    });
     int64_t total = 0;
     for (auto g = group; g != end; ++g) total += aligned(numbers_of(g->second));
-    storage.value = at::zeros({total}, dtype_);
-    if (trained) storage.grad = at::zeros({total}, dtype_);
+    storage.value = flat_zeros(total, dtype_);
+    if (trained) storage.grad = flat_zeros(total, dtype_);
     int64_t start = 0;
     for (; group != end; ++group) {
       const int64_t numbers = numbers_of(group->second);
       FlatBuffer buffer;
       buffer.block = storage.block;
-      buffer.decays = !group->first.second;
-      buffer.name = fmt::format("block{:02}.{}", buffer.block, buffer.decays ? "decay" : "plain");
+      buffer.decays = !std::get<2>(group->first);
+      buffer.name = fmt::format("block{:02}.{}{}", buffer.block,
+                                has_inside && !storage.is_inside ? "around." : "",
+                                buffer.decays ? "decay" : "plain");
       buffer.value = storage.value.narrow(0, start, numbers);
       if (trained) buffer.grad = storage.grad.narrow(0, start, numbers);
       place(group->second, buffer);
+      for (Parameter* p : group->second) p->storage = blocks_.size();
       buffers_.push_back(std::move(buffer));
       start += aligned(numbers);
     }
     storage.last = buffers_.size();
     blocks_.push_back(std::move(storage));
   }
+}
+
+std::vector<OwnedSlice> Parameters::whole_slices() const {
+  std::vector<OwnedSlice> slices;
+  for (const FlatBuffer& buffer : buffers_) slices.push_back({buffer.value, buffer.grad, 0});
+  return slices;
 }
 
 int64_t Parameters::count() const { return count(""); }

@@ -37,11 +37,13 @@ struct ParameterSpec {
 
 struct Parameter {
   ParameterSpec spec;
-  at::Tensor value;  // a leaf that requires grad, a view into its buffer
+  at::Tensor value;        // a leaf that requires grad, a view into its buffer
+  bool is_inside = false;  // see Parameters::mark_inside()
+  size_t storage = 0;      // of Parameters::blocks(); set by allocate()
 };
 
 struct FlatBuffer {
-  std::string name;  // "block03.decay"
+  std::string name;  // "block03.decay"; "block03.around.decay" for what is read outside its run
   int block = 0;
   bool decays = true;
   at::Tensor value, grad;  // one-dimensional, the same length, contiguous; no grad when not trained
@@ -50,9 +52,11 @@ struct FlatBuffer {
 };
 
 // The buffers of one block, which lie one after the other: [first, last) of Parameters::buffers().
-// Each begins on a boundary of 64 bytes; the few numbers between them are zero.
+// Each begins on a boundary of 64 bytes; the few numbers between them are zero. What a block reads
+// while it runs, and what is read around that, have a storage each.
 struct BlockStorage {
   int block = 0;
+  bool is_inside = false;  // read only while a BlockRunner runs the block
   size_t first = 0, last = 0;
   at::Tensor value, grad;  // one-dimensional; no grad when not trained
 };
@@ -72,6 +76,12 @@ inline Share share_of(int64_t numbers, int64_t rank, int64_t world_size) {
   return {start_of(rank), start_of(rank + 1) - start_of(rank)};
 }
 
+// What a rank updates of one buffer: its numbers from `start` on.
+struct OwnedSlice {
+  at::Tensor value, grad;  // one-dimensional, the same length, perhaps 0
+  int64_t start = 0;       // a multiple of 16
+};
+
 using NamedTensor = std::pair<std::string, at::Tensor>;
 
 // Not thread-safe.
@@ -84,6 +94,9 @@ class Parameters {
 
   // Announces a parameter. The handle is empty until allocate() and stays valid afterwards.
   at::Tensor declare(ParameterSpec spec);
+  // All that was declared since all().size() was `first` is read only while a BlockRunner runs its
+  // block: parameter sharding needs not have it otherwise.
+  void mark_inside(size_t first);
   // Lays out the buffers and fills them with first values. Call once, after the last declare().
   // `trained` false: without gradients.
   void allocate(uint64_t seed, bool trained = true);
@@ -94,9 +107,11 @@ class Parameters {
   const std::vector<Parameter>& all() const { return parameters_; }
   std::vector<FlatBuffer>& buffers() { return buffers_; }
   const std::vector<FlatBuffer>& buffers() const { return buffers_; }
-  // Ascending; what is shared out over ranks block by block.
+  // By block, ascending; what is shared out over ranks one by one.
   const std::vector<BlockStorage>& blocks() const { return blocks_; }
   at::ScalarType dtype() const { return dtype_; }
+  // Every buffer whole: what a rank updates that shares with nobody.
+  std::vector<OwnedSlice> whole_slices() const;
   int64_t count() const;  // numbers in all parameters announced so far; works before allocate()
   // The same of those whose names begin with `prefix`.
   int64_t count(const std::string& prefix) const;

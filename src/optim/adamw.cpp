@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "model/flat_memory.h"
 
 namespace keiko::optim {
 
@@ -67,24 +68,29 @@ double gradient_norm(const model::Parameters& parameters) {
   return at::stack(norms).norm().item<double>();
 }
 
-void scale_gradients(model::Parameters& parameters, double factor) {
-  if (factor == 1) return;
+at::Tensor squared_norms(const std::vector<model::OwnedSlice>& slices) {
   const c10::NoGradGuard no_grad;
-  for (auto& buffer : parameters.buffers()) buffer.grad.mul_(factor);
+  std::vector<at::Tensor> squares;
+  for (const model::OwnedSlice& slice : slices)
+    squares.push_back(slice.grad.norm().to(at::kDouble).square());
+  return at::stack(squares);
 }
 
-AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options, int64_t rank,
-             int64_t world_size)
-    : parameters_(parameters), options_(options), rank_(rank), world_size_(world_size) {
-  for (const auto& buffer : parameters.buffers()) {
-    exp_avg_.push_back(at::zeros_like(mine(buffer.value)));
-    exp_avg_sq_.push_back(at::zeros_like(mine(buffer.value)));
+AdamW::AdamW(model::Parameters& parameters, const OptimizerOptions& options,
+             std::vector<model::OwnedSlice> owned)
+    : parameters_(parameters),
+      options_(options),
+      owned_(owned.empty() ? parameters.whole_slices() : std::move(owned)) {
+  for (const model::OwnedSlice& slice : owned_) {
+    exp_avg_.push_back(model::flat_zeros_like(slice.value));
+    exp_avg_sq_.push_back(model::flat_zeros_like(slice.value));
   }
 }
 
-at::Tensor AdamW::mine(const at::Tensor& whole) const {
-  const model::Share share = model::share_of(whole.numel(), rank_, world_size_);
-  return whole.narrow(0, share.start, share.count);
+void AdamW::scale_gradients(double factor) {
+  if (factor == 1) return;
+  const c10::NoGradGuard no_grad;
+  for (model::OwnedSlice& slice : owned_) slice.grad.mul_(factor);
 }
 
 void AdamW::step(double lr, double weight_decay, int64_t step) {
@@ -94,12 +100,12 @@ void AdamW::step(double lr, double weight_decay, int64_t step) {
   };
   std::map<std::pair<double, double>, Group> groups;  // by learning rate and weight decay
   for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
-    auto& buffer = parameters_.buffers()[i];
-    if (exp_avg_[i].numel() == 0) continue;  // fewer numbers than ranks
+    const auto& buffer = parameters_.buffers()[i];
+    if (exp_avg_[i].numel() == 0) continue;  // all of it is other ranks'
     Group& group = groups[{lr * buffer.lr_scale,
                            buffer.decays ? buffer.weight_decay.value_or(weight_decay) : 0}];
-    group.values.push_back(mine(buffer.value));
-    group.grads.push_back(mine(buffer.grad));
+    group.values.push_back(owned_[i].value);
+    group.grads.push_back(owned_[i].grad);
     group.exp_avgs.push_back(exp_avg_[i]);
     group.exp_avg_sqs.push_back(exp_avg_sq_[i]);
     group.steps.push_back(at::tensor(float(step)));
@@ -130,7 +136,8 @@ void AdamW::load_state(const std::vector<model::NamedTensor>& whole) {
     });
     if (found == whole.end() || found->second.numel() != numbers)
       fail(ErrorKind::kData, "the optimiser state {} is missing or of another size", name);
-    at::Tensor(tensor).copy_(mine(found->second));
+    at::Tensor(tensor).copy_(
+        found->second.narrow(0, owned_[i / 2].start, owned_[i / 2].value.numel()));
   }
 }
 

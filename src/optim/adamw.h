@@ -41,8 +41,8 @@ struct OptimizerOptions {
 
 // Global L2 norm over all gradient buffers, before any clipping.
 double gradient_norm(const model::Parameters& parameters);
-// Multiplies all gradients by `factor`.
-void scale_gradients(model::Parameters& parameters, double factor);
+// Sum of squares of each slice's gradients, float64 [slices].
+at::Tensor squared_norms(const std::vector<model::OwnedSlice>& slices);
 
 // Layer-wise learning-rate decay (Clark et al. 2020; Bao et al. 2022): buffers of block i learn
 // with layer_decay^(head_block - i) of the learning rate, those from `head_block` on with all of
@@ -52,30 +52,29 @@ void decay_layers(model::Parameters& parameters, double layer_decay, int head_bl
 // Not thread-safe.
 class AdamW {
  public:
-  // Keeps views of the parameters' buffers; `parameters` must outlive it. With a world size above 1
-  // it has moments for, and updates, this rank's share of every buffer alone (ZeRO stage 1,
-  // Rajbhandari et al. 2020): the others' shares must come from them.
-  AdamW(model::Parameters& parameters, const OptimizerOptions& options, int64_t rank = 0,
-        int64_t world_size = 1);
+  // `parameters` outlive it. Where `owned` (one slice a buffer) is given it has moments for, and
+  // updates, those alone (ZeRO stage 1, Rajbhandari et al. 2020), else every buffer whole.
+  AdamW(model::Parameters& parameters, const OptimizerOptions& options,
+        std::vector<model::OwnedSlice> owned = {});
   // One update with the gradients in the buffers. `step` counts from 1. Each buffer learns with
   // lr times its lr_scale, and decays with its own weight_decay or this one.
   void step(double lr, double weight_decay, int64_t step);
 
-  // First and second moments: "exp_avg.block00.decay". As long as this rank's share of that buffer.
+  // Multiplies the gradients that step() will use.
+  void scale_gradients(double factor);
+  // What it updates, one slice a buffer.
+  const std::vector<model::OwnedSlice>& owned() const { return owned_; }
+
+  // First and second moments: "exp_avg.block00.decay". As long as the slice of that buffer.
   std::vector<model::NamedTensor> state() const;
-  // Copies this rank's shares from whole moments, as long as the flat buffers. Throws Error(kData)
-  // naming one that is missing or of another size.
+  // Copies its slices from whole moments, as long as the flat buffers. Throws Error(kData) naming
+  // one that is missing or of another size.
   void load_state(const std::vector<model::NamedTensor>& whole);
-  // Whether it keeps a share only.
-  bool is_sharded() const { return world_size_ > 1; }
 
  private:
-  // This rank's share of a vector as long as buffer `i`.
-  at::Tensor mine(const at::Tensor& whole) const;
-
   model::Parameters& parameters_;
   OptimizerOptions options_;
-  int64_t rank_, world_size_;
+  std::vector<model::OwnedSlice> owned_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;
 };
 

@@ -118,7 +118,9 @@ TEST(AdamW, NormAndScaleGoOverAllBuffers) {
   a.grad().fill_(1);
   b.grad().fill_(2);
   EXPECT_NEAR(gradient_norm(p), std::sqrt(20.0), 1e-6);
-  scale_gradients(p, 0.5);
+  EXPECT_TRUE(at::allclose(squared_norms(p.whole_slices()), at::tensor({4.0, 16.0}, at::kDouble)));
+  AdamW adamw(p, {});
+  adamw.scale_gradients(0.5);
   EXPECT_NEAR(gradient_norm(p), std::sqrt(5.0), 1e-6);
 }
 

@@ -49,4 +49,11 @@ int64_t micro_batch_of(const Recipe& recipe, int64_t clips, int64_t group) {
   return micro;
 }
 
+int64_t most_micro_batches(const Recipe& recipe, int64_t group, int64_t world_size) {
+  const int64_t groups = recipe.batch_size / group;
+  const int64_t clips = (groups + world_size - 1) / world_size * group;
+  const int64_t micro = micro_batch_of(recipe, clips, group);
+  return (clips + micro - 1) / micro;
+}
+
 }  // namespace keiko::train

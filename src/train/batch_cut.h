@@ -26,4 +26,7 @@ data::Slice slice_of_rank(int64_t step, int64_t batch_size, int64_t group, int64
 // Throws Error(kInternal) when that would cut a group.
 int64_t micro_batch_of(const Recipe& recipe, int64_t clips, int64_t group);
 
+// Micro-batches of the rank that has most of them.
+int64_t most_micro_batches(const Recipe& recipe, int64_t group, int64_t world_size);
+
 }  // namespace keiko::train

@@ -127,7 +127,7 @@ CheckpointWriter::Written CheckpointWriter::write_files(const CheckpointContent&
   const std::string folder = folder_ + "/" + checkpoint_name(content.step);
   env_->make_folder(folder);
   Written written;
-  const std::string optimizer = optimizer_file(communicator_.rank(), communicator_.world_size());
+  const std::string optimizer = optimizer_file(content.optimizer_part, communicator_.world_size());
   written.files.emplace_back(
       optimizer, model::write_safetensors(env_, folder + "/" + optimizer, content.optimizer));
   if (communicator_.rank() == 0) {
@@ -163,10 +163,11 @@ void CheckpointWriter::commit() {
     error = Error(ErrorKind::kIo, e.what());
   }
   // One row of each rank: failed?, optimiser file's hash, weights' hash, length of its samples
-  // file.
+  // file, which part its optimiser file is.
   const uint64_t hash = written.files.empty() ? 0 : written.files[0].second;
   const at::Tensor rows = communicator_.all_gather(at::tensor(std::vector<int64_t>{
-      error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash), content.samples_length}));
+      error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash), content.samples_length,
+      content.optimizer_part}));
   if (error)
     fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step,
          error->what());
@@ -197,7 +198,7 @@ void CheckpointWriter::commit() {
         state.value("samples_lengths", nlohmann::ordered_json::array());
     state["samples_lengths"] = nlohmann::json::array();
     for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
-      state["files"][optimizer_file(rank, communicator_.world_size())] =
+      state["files"][optimizer_file(rows[rank][4].item<int64_t>(), communicator_.world_size())] =
           hex64(uint64_t(rows[rank][1].item<int64_t>()));
       state["samples_lengths"].push_back(rows[rank][3].item<int64_t>());
     }

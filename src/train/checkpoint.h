@@ -35,6 +35,7 @@ struct CheckpointContent {
   std::vector<model::NamedTensor> ema;        // rank 0 only; averaged weights, often none
   nlohmann::ordered_json config;              // rank 0 only
   std::vector<model::NamedTensor> optimizer;  // this rank's share of each flat state
+  int64_t optimizer_part = 0;  // which of them, in the order in which they make up the whole
   nlohmann::ordered_json state;               // rank 0: what resume compares and restores
   uint64_t weights_hash = 0;                  // must be equal on all ranks
   int64_t samples_length = 0;                 // of this rank's samples-RANK.jsonl, bytes

@@ -37,8 +37,12 @@ void TrainOptions::bind(config::Binder& b) {
         "a rank without a sign of life for so long counts as dead, and ends the job")
       .range(1, 86400)
       .free();
-  b.choice("shard", shard, {"none", "optimizer"},
-           "what ranks share out instead of each holding it whole; the same results either way")
+  b.choice("shard", shard, {"none", "optimizer", "gradients", "parameters"},
+           "what ranks share out instead of each holding it whole, each with what comes before it")
+      .free();
+  b.key("shard_group", shard_group,
+        "consecutive ranks that share one copy out, such as those of a node; 0 is all ranks")
+      .at_least(0)
       .free();
   b.key("activation_checkpointing", activation_checkpointing,
         "compute blocks again in the backward pass instead of keeping their activations")

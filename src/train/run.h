@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "dist/gradient_reducer.h"
+#include "dist/sharded_blocks.h"
 #include "model/block_runner.h"
 #include "optim/schedule.h"
 #include "train/checkpoint.h"
@@ -30,6 +30,7 @@ class Run {
   // run_start.cpp
   void open_data();
   void make_model();
+  void share_out();
   void enter_folder();
   void resume();
   void calibrate();
@@ -58,6 +59,8 @@ class Run {
   bool is_first() const { return communicator_.rank() == 0; }
   // Steps that come round every `every` steps; never for 0.
   bool is_due(int64_t every) const { return every > 0 && step_ % every == 0; }
+  // Whether every rank holds all weights between steps.
+  bool holds_whole() const { return !blocks_ || !blocks_->shards_values(); }
 
   const Recipe& recipe_;
   const TrainContext& context_;
@@ -68,9 +71,12 @@ class Run {
   std::unique_ptr<data::Dataset> eval_dataset_;
   std::unique_ptr<objective::Objective> objective_;
   std::unique_ptr<optim::AdamW> optimizer_;
-  std::unique_ptr<dist::GradientReducer> reducer_;
+  std::unique_ptr<dist::Shards> shards_;  // null: nothing is shared out
+  std::unique_ptr<dist::Reducer> reducer_;
+  dist::ShardedBlocks* blocks_ = nullptr;  // the reducer, when gradients are shared out
   optim::Schedule schedule_;
   bool use_autocast_ = false;
+  bool averages_ = false;  // the objective keeps moving averages of its weights
   int64_t steps_ = 0;
   int64_t step_ = 0;  // completed updates
   int64_t bad_samples_ = 0;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/machine.h"
 #include "data/overlap.h"
+#include "dist/gradient_reducer.h"
 #include "train/agreement.h"
 #include "train/evaluation.h"
 #include "train/run.h"
@@ -33,6 +34,7 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   make_model();
   enter_folder();
   resume();
+  if (blocks_) blocks_->take_shares();
   log_ = std::make_unique<RunLog>(env_, context.run_folder, communicator_.rank(),
                                   recipe.log.samples, restored_state_);
 }
@@ -58,13 +60,34 @@ void Run::make_model() {
     optim::decay_layers(objective_->parameters(), recipe_.optimizer.layer_decay,
                         objective_->head_block());
   }
-  const bool shards = recipe_.train.shard == "optimizer";
-  optimizer_ = std::make_unique<optim::AdamW>(objective_->parameters(), recipe_.optimizer,
-                                              shards ? communicator_.rank() : 0,
-                                              shards ? communicator_.world_size() : 1);
-  reducer_ = std::make_unique<dist::GradientReducer>(communicator_, objective_->parameters(),
-                                                     recipe_.reduce);
+  averages_ = !objective_->ema_weights().empty();
+  share_out();
   schedule_ = recipe_.optimizer.schedule(recipe_.batch_size, steps_, epoch_steps);
+}
+
+// Who keeps and sums what.
+void Run::share_out() {
+  auto& parameters = objective_->parameters();
+  const std::string what = communicator_.world_size() > 1 ? recipe_.train.shard : "none";
+  if (what != "none")
+    shards_ = std::make_unique<dist::Shards>(communicator_, parameters, recipe_.train.shard_group);
+  std::vector<model::OwnedSlice> owned;
+  if (what == "gradients" || what == "parameters") {
+    auto blocks = std::make_unique<dist::ShardedBlocks>(*shards_, parameters, recipe_.reduce,
+                                                        what == "parameters");
+    blocks_ = blocks.get();
+    owned = blocks->owned();
+    reducer_ = std::move(blocks);
+  } else {
+    if (shards_) owned = shards_->owned_of_whole();
+    reducer_ = std::make_unique<dist::GradientReducer>(communicator_, parameters, recipe_.reduce);
+  }
+  if (recipe_.debug.flip_bit_rank >= 0 && !holds_whole())
+    fail(ErrorKind::kUsage,
+         "debug.flip_bit_rank = {}: with train.shard = parameters no two ranks hold the same "
+         "weights, so nothing could find the flipped bit; use another train.shard",
+         recipe_.debug.flip_bit_rank);
+  optimizer_ = std::make_unique<optim::AdamW>(parameters, recipe_.optimizer, std::move(owned));
 }
 
 // Rank 0 decides whether the folder may be used; the others hear of a refusal.

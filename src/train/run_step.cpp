@@ -2,12 +2,13 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "base/json_text.h"
 #include "base/log.h"
 #include "base/machine.h"
-#include "dist/sharding.h"
 #include "model/runners.h"
 #include "optim/schedule.h"
 #include "train/agreement.h"
@@ -28,7 +29,7 @@ StepFigures Run::step(data::Loader& loader) {
   data::Batch& batch = loader.next();
   figures.data_wait_s = monotonic_s() - start;
   record_samples(batch);
-  objective_->parameters().zero_grad();
+  reducer_->begin_step();
   watches_norms_ = is_due(recipe_.debug.norms_every);
   norms_.clear();
   const StepSums mine = run_micro_batches(batch);
@@ -48,7 +49,7 @@ StepFigures Run::step(data::Loader& loader) {
   // The figures queue behind the gradients, so most of the waiting is theirs.
   figures.reduce_wait_s = figures_there - before_waiting + reducer_->waited_s();
   phases_.set(Phase::kUpdate);
-  if (optimizer_->is_sharded()) check_copies();
+  if (shards_ && holds_whole()) check_copies();
   if (may_update(figures.loss, figures.grad_norm)) update(figures.grad_norm);
   figures.update_s = monotonic_s() - before_update;
   for (size_t i = 0; i < sums.metrics.size(); ++i)
@@ -73,27 +74,39 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
   const int64_t metric_count = int64_t(objective_->metric_names().size());
   const model::BlockRunner straight;
   const model::CheckpointingRunner checkpointing;
-  const model::BlockRunner& runner =
+  const model::BlockRunner& inner =
       recipe_.train.activation_checkpointing ? checkpointing : straight;
+  std::optional<dist::ShardingRunner> sharding;
+  if (blocks_) sharding.emplace(*blocks_, inner);
+  const model::BlockRunner& runner = sharding ? *sharding : inner;
   StepSums mine;
   at::Tensor metrics = at::zeros({metric_count}, at::kDouble);
   // A rank short of clips runs fewer micro-batches: only the last one of each rank sends gradients,
-  // so the others do not wait for it in those before.
-  for (int64_t first = 0; first < clips; first += micro) {
+  // so the others do not wait for it in those before. Where every pass has collectives, it runs its
+  // first clips again instead, for nothing.
+  const int64_t passes =
+      blocks_ ? most_micro_batches(recipe_, group_of(recipe_), communicator_.world_size())
+              : (clips + micro - 1) / micro;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const bool is_padding = pass * micro >= clips;
+    const int64_t first = is_padding ? 0 : pass * micro;
     const auto view = view_training_batch(batch, recipe_, first, std::min(clips, first + micro));
     if (objective_->needs_label() && view.label.lt(0).any().item<bool>())
       fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs",
            dataset_.describe(), recipe_.objective.name);
-    const objective::LossSums sums = forward(view, runner, watches_norms_ && first == 0);
-    if (first + micro >= clips) reducer_->arm();
+    reducer_->begin_pass(pass + 1 == passes);
+    const objective::LossSums sums = forward(view, runner, watches_norms_ && pass == 0);
     try {
       // Gradients are means over the global batch from the start: no pass over them to divide.
-      sums.loss.backward(at::full_like(sums.loss, 1.0 / double(recipe_.batch_size)));
+      sums.loss.backward(
+          at::full_like(sums.loss, is_padding ? 0 : 1.0 / double(recipe_.batch_size)));
     } catch (const c10::Error& e) {
       if (!recipe_.debug.anomaly) throw;
       fail(ErrorKind::kData, "step {}: {}; {}", step_, e.what_without_backtrace(),
            look_at_samples());
     }
+    reducer_->end_pass();
+    if (is_padding) continue;
     mine.loss += sums.loss.item<double>();
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
@@ -122,10 +135,19 @@ objective::LossSums Run::forward(const objective::MicroBatch& batch,
 double Run::finish_gradients() {
   auto& parameters = objective_->parameters();
   reducer_->wait();
+  at::Tensor squares;  // of each buffer, where each rank has a part of it
+  if (blocks_) {
+    squares = optim::squared_norms(optimizer_->owned());
+    shards_->group().all_reduce(squares, "all_reduce of gradient norms")->wait();
+  }
   if (watches_norms_)
-    for (const auto& buffer : parameters.buffers())
-      norms_.emplace_back("grad/" + buffer.name, buffer.grad.norm().item<double>());
-  return optim::gradient_norm(parameters);
+    for (size_t i = 0; i < parameters.buffers().size(); ++i) {
+      const auto& buffer = parameters.buffers()[i];
+      norms_.emplace_back("grad/" + buffer.name, blocks_
+                                                     ? std::sqrt(squares[int64_t(i)].item<double>())
+                                                     : buffer.grad.norm().item<double>());
+    }
+  return blocks_ ? std::sqrt(squares.sum().item<double>()) : optim::gradient_norm(parameters);
 }
 
 // All ranks see the same numbers, so all skip or stop here, before the weights change.
@@ -158,11 +180,12 @@ void Run::check_copies() {
 // Clips and steps.
 void Run::update(double grad_norm) {
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
-    optim::scale_gradients(objective_->parameters(),
-                           std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
+    optimizer_->scale_gradients(std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
   optimizer_->step(optim::lr_at(schedule_, step_), recipe_.optimizer.weight_decay_at(step_, steps_),
                    step_ + 1);
-  if (optimizer_->is_sharded()) dist::gather_shares(communicator_, objective_->parameters());
+  if (shards_ && holds_whole()) shards_->gather_values();
+  // Averages are of whole weights, which then stay for the next forward.
+  if (!holds_whole() && averages_) blocks_->gather_all();
   objective_->after_step(step_ + 1);
 }
 

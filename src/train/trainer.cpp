@@ -21,11 +21,13 @@ void Run::save(bool wait) {
   CheckpointContent content;
   content.step = step_;
   // The clones are the host copy: training may change the originals from here on.
-  const auto moments = optimizer_->state();
-  for (const auto& [name, tensor] :
-       optimizer_->is_sharded() ? moments
-                                : shard(moments, communicator_.rank(), communicator_.world_size()))
+  // Ranks that keep the same moments write a part of them each.
+  const int64_t writers = shards_ ? shards_->replicas().world_size() : communicator_.world_size();
+  const int64_t writer = shards_ ? shards_->replicas().rank() : communicator_.rank();
+  for (const auto& [name, tensor] : shard(optimizer_->state(), writer, writers))
     content.optimizer.emplace_back(name, tensor.clone());
+  content.optimizer_part = (shards_ ? shards_->group().rank() * writers : 0) + writer;
+  if (blocks_) blocks_->gather_all();
   content.weights_hash = objective_->parameters().hash();
   content.samples_length = log_->sync_samples();
   if (is_first()) {
@@ -45,6 +47,7 @@ void Run::save(bool wait) {
     for (const auto& [key, value] : conditions.items()) content.state[key] = value;
     content.state["time"] = utc_now();
   }
+  if (blocks_) blocks_->drop_all();
   phases_.set(Phase::kCommit);  // of an earlier save
   checkpoints_->save(std::move(content));
   say_committed();
@@ -65,12 +68,14 @@ void Run::say_committed() {
 void Run::evaluate_now() {
   if (!eval_dataset_) return;
   const double start = monotonic_s();
+  if (blocks_) blocks_->gather_all();
   ordered_json summary;
   {
     const AutocastGuard autocast(use_autocast_);
     summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode,
                        communicator_, context_.make_decoder, {});
   }
+  if (blocks_) blocks_->drop_all();
   result_.evaluation = summary;
   if (is_first()) log_->write_evaluation(step_, summary, monotonic_s() - start);
 }
@@ -121,7 +126,7 @@ TrainResult Run::go() {
         eval_dataset_ && !result_.is_preempted && (step_ == steps_ || is_due(recipe_.eval.every));
     if (evaluated_now) evaluate_now();
     saved_now = is_last || is_due(recipe_.checkpoint.every);
-    if (!optimizer_->is_sharded() && (saved_now || is_due(recipe_.guard.replicas_every)))
+    if (!shards_ && (saved_now || is_due(recipe_.guard.replicas_every)))
       check_replicas(objective_->parameters(), step_, communicator_);
     if (saved_now) save(is_last);
   }

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +21,32 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def under_torchrun(keiko_bin, keiko_env, recipe, ranks, folder):
+    torchrun = Path(sys.executable).with_name("torchrun")
+    with open(folder / "torchrun.txt", "w+") as log:
+        code = subprocess.run([torchrun, "--no-python", "--nproc-per-node", str(ranks), "--master-addr", "127.0.0.1",
+                               "--master-port", str(free_port()), keiko_bin, "train", recipe],
+                              env=keiko_env, stdout=log, stderr=subprocess.STDOUT, timeout=180).returncode
+    assert code == 0, (folder / "torchrun.txt").read_text()[-4000:]
+
+
+def by_hand(keiko_bin, keiko_env, recipe, ranks, folder):
+    port, started = str(free_port()), []
+    for rank in range(ranks):
+        env = keiko_env | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with open(folder / f"rank-{rank}.txt", "w") as log:
+            started.append(subprocess.Popen([keiko_bin, "train", recipe], env=env, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=180) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = "\n".join((folder / f"rank-{r}.txt").read_text()[-2000:] for r in range(ranks))
+    assert codes == [0] * ranks, said
 
 
 def rank_processes(keiko_bin, recipe):

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -96,6 +97,14 @@ def checkpoint(run, step=None):
 
 def weights(run, step=None, file="model.safetensors"):
     return load_file(checkpoint(run, step) / file)
+
+
+def moments(run, step=None):
+    """The optimiser's whole state, joined from the parts that a checkpoint holds, in the order of their numbers."""
+    folder = checkpoint(run, step)
+    parts = sorted(folder.glob("optimizer-*.safetensors"), key=lambda p: int(p.name.split("-")[1]))
+    loaded = [load_file(p) for p in parts]
+    return {name: torch.cat([part[name] for part in loaded]) for name in loaded[0]}
 
 
 def preview_tensors(keiko, target, file, step=0, steps=1):
