@@ -2,11 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/fault_env.h"
 #include "base/hash.h"
 #include "base/open_files.h"
 #include "base/temp_folder.h"
@@ -84,52 +82,6 @@ TEST(Env, RemovingATreeLeavesWhatItsLinksLeadTo) {
   remove_tree(env, tree);
   EXPECT_FALSE(env->status(tree).is_link);
   EXPECT_EQ(read_text(env, kept + "/file"), "stays");
-}
-
-// Runs `work` in a child process and returns its exit code.
-template <class Work>
-int run_in_child(Work work) {
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    work();
-    ::_exit(0);
-  }
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  return WEXITSTATUS(status);
-}
-
-TEST(FaultEnv, APowerCutAtAnyPointLeavesTheOldContentOrTheNew) {
-  FaultEnv counting(default_env());
-  const TempFolder scratch;
-  publish(&counting, scratch.path() + "/x", "new");
-  const int64_t operations = counting.operations();
-  ASSERT_EQ(operations, 5);  // create, write, fsync, rename, fsync the folder
-  for (int64_t stop = 1; stop <= operations; ++stop) {
-    const TempFolder folder;
-    const std::string path = folder.path() + "/x";
-    publish(default_env(), path, "old");
-    const int code = run_in_child([&] {
-      FaultEnv env(default_env());
-      env.stop_at(stop);
-      publish(&env, path, "new");
-    });
-    EXPECT_EQ(code, FaultEnv::kPowerCutExit);
-    // Nothing is published before the folder's fsync, the last operation.
-    EXPECT_EQ(read_text(default_env(), path), "old") << "stopped at operation " << stop;
-  }
-}
-
-TEST(FaultEnv, AFullDiskIsAnErrorAndKeepsTheOldContent) {
-  const TempFolder folder;
-  const std::string path = folder.path() + "/x";
-  publish(default_env(), path, "old");
-  for (int64_t from = 1; from <= 3; ++from) {
-    FaultEnv env(default_env());
-    env.fill_disk_at(from);
-    EXPECT_THROW(publish(&env, path, "new"), Error);
-    EXPECT_EQ(read_text(default_env(), path), "old");
-  }
 }
 
 TEST(Hash, SampledHashNoticesEveryKindOfChange) {

@@ -3,13 +3,41 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <filesystem>
+#include <cstring>
 
 #include "base/error.h"
 
 namespace keiko {
+namespace {
 
-namespace fs = std::filesystem;
+const char* verb(DiskChange::Kind kind) {
+  switch (kind) {
+    case DiskChange::kCreate:
+      return "create";
+    case DiskChange::kOpen:
+      return "open for appending";
+    case DiskChange::kWrite:
+      return "write";
+    case DiskChange::kSync:
+      return "fsync";
+    case DiskChange::kRename:
+      return "rename onto";
+    case DiskChange::kRemove:
+      return "remove";
+    case DiskChange::kMakeFolder:
+      return "create the folder";
+    case DiskChange::kSyncFolder:
+      return "fsync the folder";
+  }
+  return "?";
+}
+
+bool needs_space(DiskChange::Kind kind) {
+  return kind != DiskChange::kRename && kind != DiskChange::kRemove &&
+         kind != DiskChange::kSyncFolder;
+}
+
+}  // namespace
 
 class FaultFile : public WritableFile {
  public:
@@ -17,22 +45,16 @@ class FaultFile : public WritableFile {
       : env_(env), path_(std::move(path)), base_(std::move(base)) {}
 
   void append(std::span<const uint8_t> bytes) override {
-    std::lock_guard lock(env_->mutex_);
-    env_->step("write", path_, true);
-    env_->durable_size_.try_emplace(path_, env_->base_->status(path_).size);
-    base_->append(bytes);
+    env_->run(
+        {DiskChange::kWrite, path_}, [&] { base_->append(bytes); },
+        [&](double share) { base_->append(bytes.first(size_t(share * double(bytes.size())))); });
   }
   // Only in files that are not yet synced, whose bytes a power cut takes anyhow.
   void overwrite(int64_t offset, std::span<const uint8_t> bytes) override {
-    std::lock_guard lock(env_->mutex_);
-    env_->step("write", path_, true);
-    base_->overwrite(offset, bytes);
+    env_->run({DiskChange::kWrite, path_}, [&] { base_->overwrite(offset, bytes); });
   }
   void sync() override {
-    std::lock_guard lock(env_->mutex_);
-    env_->step("fsync", path_, true);
-    base_->sync();
-    env_->durable_size_.erase(path_);
+    env_->run({DiskChange::kSync, path_}, [&] { base_->sync(); });
   }
 
  private:
@@ -41,103 +63,71 @@ class FaultFile : public WritableFile {
   std::unique_ptr<WritableFile> base_;
 };
 
-void FaultEnv::step(const char* what, const std::string& path, bool needs_space) {
-  ++count_;
-  if (count_ == stop_at_) cut_power();
-  if (needs_space && full_from_ > 0 && count_ >= full_from_)
-    throw Error(
-        ErrorKind::kIo,
-        fmt::format("{}: cannot {}: No space left on device; free some space there", path, what),
-        ENOSPC);
-}
+FaultEnv::FaultEnv(Env* base, FaultDisk* disk, int64_t rank)
+    : own_(disk ? nullptr : std::make_unique<FaultDisk>()),
+      base_(base),
+      disk_(disk ? disk : own_.get()),
+      rank_(rank) {}
 
-void FaultEnv::cut_power() {
-  for (const auto& [path, size] : durable_size_) {
-    std::error_code ignored;  // the file may have been renamed or removed since
-    fs::resize_file(path, size, ignored);
+void FaultEnv::run(DiskChange change, const std::function<void()>& whole,
+                   const std::function<void(double share)>& part) {
+  const DiskFault fault = before_ ? before_(change.kind, change.path) : DiskFault{};
+  const FaultDisk::Lock lock(*disk_);
+  const int64_t number = disk_->count(rank_);
+  if (number == stop_at_) {
+    disk_->lose(cut_, rank_);
+    ::_exit(kPowerCutExit);
   }
-  for (auto change = unsynced_names_.rbegin(); change != unsynced_names_.rend(); ++change)
-    change->undo();
-  ::_exit(kPowerCutExit);
+  const bool is_full = needs_space(change.kind) && full_from_ > 0 && number >= full_from_;
+  const int code = is_full ? ENOSPC : fault.code;
+  const FileStatus before = base_->status(change.path);
+  change.rank = rank_;
+  change.was_there = before.exists;
+  change.was_folder = before.is_folder;
+  change.size = before.size;
+  if (code != 0) {
+    if (part && !is_full) {
+      disk_->note(change);
+      part(fault.written);
+    }
+    throw Error(ErrorKind::kIo,
+                fmt::format("{}: cannot {}: {}", change.path, verb(change.kind),
+                            code == ENOSPC ? "No space left on device; free some space there"
+                                           : std::strerror(code)),
+                code);
+  }
+  if (change.kind == DiskChange::kRename || change.kind == DiskChange::kRemove)
+    change.kept = disk_->keep(change.path);
+  disk_->note(change);
+  whole();
 }
 
 std::unique_ptr<WritableFile> FaultEnv::create(const std::string& path) {
-  std::lock_guard lock(mutex_);
-  step("create", path, true);
-  if (!base_->status(path).exists)
-    unsynced_names_.push_back({parent_folder(path), [path] {
-                                 std::error_code ignored;
-                                 fs::remove(path, ignored);
-                               }});
-  auto file = base_->create(path);
-  durable_size_[path] = 0;
+  std::unique_ptr<WritableFile> file;
+  run({DiskChange::kCreate, path}, [&] { file = base_->create(path); });
   return std::make_unique<FaultFile>(this, path, std::move(file));
 }
 
 std::unique_ptr<WritableFile> FaultEnv::append_to(const std::string& path, int64_t length) {
-  std::lock_guard lock(mutex_);
-  step("open for appending", path, true);
-  if (!base_->status(path).exists)
-    unsynced_names_.push_back({parent_folder(path), [path] {
-                                 std::error_code ignored;
-                                 fs::remove(path, ignored);
-                               }});
-  auto file = base_->append_to(path, length);
-  if (auto found = durable_size_.find(path); found != durable_size_.end())
-    found->second = std::min(found->second, length);
+  std::unique_ptr<WritableFile> file;
+  run({DiskChange::kOpen, path}, [&] { file = base_->append_to(path, length); });
   return std::make_unique<FaultFile>(this, path, std::move(file));
 }
 
 void FaultEnv::rename(const std::string& from, const std::string& to) {
-  std::lock_guard lock(mutex_);
-  step("rename onto", to, false);
-  // The replaced file is kept beside under a hard link, so that a lost rename can bring it back.
-  const std::string kept = to + ".replaced-" + std::to_string(count_);
-  std::error_code ignored;
-  const bool replaced = fs::is_regular_file(to, ignored);
-  if (replaced) fs::create_hard_link(to, kept, ignored);
-  base_->rename(from, to);
-  if (auto found = durable_size_.extract(from); !found.empty()) {
-    found.key() = to;
-    durable_size_.erase(to);
-    durable_size_.insert(std::move(found));
-  }
-  unsynced_names_.push_back({parent_folder(to), [from, to, kept, replaced] {
-                               std::error_code code;
-                               fs::rename(to, from, code);
-                               if (replaced) fs::rename(kept, to, code);
-                             }});
-  if (replaced) kept_.insert({parent_folder(to), kept});
+  run({DiskChange::kRename, to, from}, [&] { base_->rename(from, to); });
 }
 
 void FaultEnv::remove(const std::string& path) {
-  std::lock_guard lock(mutex_);
-  step("remove", path, false);
-  // A removal that is lost would bring old content back; readers must cope with that as with a
-  // process that never removed, which stop_at just before this operation already tries.
-  base_->remove(path);
-  durable_size_.erase(path);
+  run({DiskChange::kRemove, path}, [&] { base_->remove(path); });
 }
 
 void FaultEnv::make_folder(const std::string& path) {
-  std::lock_guard lock(mutex_);
-  step("create the folder", path, true);
-  if (!base_->status(path).exists)
-    unsynced_names_.push_back({parent_folder(path), [path] {
-                                 std::error_code ignored;
-                                 fs::remove_all(path, ignored);
-                               }});
-  base_->make_folder(path);
+  run({DiskChange::kMakeFolder, path}, [&] { base_->make_folder(path); });
 }
 
 void FaultEnv::sync_folder(const std::string& path) {
-  std::lock_guard lock(mutex_);
-  step("fsync the folder", path, false);
-  base_->sync_folder(path);
-  std::erase_if(unsynced_names_, [&](const NameChange& change) { return change.folder == path; });
-  std::error_code ignored;
-  for (auto [it, end] = kept_.equal_range(path); it != end; ++it) fs::remove(it->second, ignored);
-  kept_.erase(path);
+  run({DiskChange::kSyncFolder, path}, [&] { base_->sync_folder(path); });
 }
 
 }  // namespace keiko
