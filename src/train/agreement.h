@@ -27,10 +27,17 @@ RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t ev
 std::vector<std::string> check_ranks_agree(const RankIdentity& mine,
                                            dist::Communicator& communicator);
 
-// The weights of the ranks are no longer the same. What is in memory is lost, checkpoints are not.
-class Diverged : public Error {
+// The run ends for a reason that all ranks see at the same step: they throw it together, so they
+// can still make a save of before count.
+class AgreedStop : public Error {
  public:
-  explicit Diverged(const std::string& message) : Error(ErrorKind::kInternal, message) {}
+  using Error::Error;
+};
+
+// The weights of the ranks are no longer the same. What is in memory is lost, checkpoints are not.
+class Diverged : public AgreedStop {
+ public:
+  explicit Diverged(const std::string& message) : AgreedStop(ErrorKind::kInternal, message) {}
 };
 
 // Compares the weights of all ranks, buffer by buffer. Throws Diverged on every rank, naming the

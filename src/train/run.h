@@ -25,6 +25,8 @@ class Run {
   // Opens the data, makes the model, enters the run folder and resumes. Throws as train() does.
   Run(const Recipe& recipe, const TrainContext& context);
   TrainResult go();
+  // Makes a save that is under way count, if it still can. After an AgreedStop, on all ranks.
+  void finish_save();
 
  private:
   // run_start.cpp

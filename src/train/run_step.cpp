@@ -156,10 +156,12 @@ bool Run::may_update(double loss, double grad_norm) {
   if (judgement.verdict == StepGuard::Verdict::kGood) return true;
   const std::string look = look_at_samples();
   if (judgement.verdict == StepGuard::Verdict::kStop)
-    fail(ErrorKind::kData,
-         "step {}: {}; {}. To go on from the last checkpoint, lower optimizer.base_lr or "
-         "optimizer.clip_grad with --allow-change=optimizer, or change guard.{}",
-         step_, judgement.reason, look, judgement.key);
+    throw AgreedStop(
+        ErrorKind::kData,
+        fmt::format(
+            "step {}: {}; {}. To go on from the last checkpoint, lower optimizer.base_lr or "
+            "optimizer.clip_grad with --allow-change=optimizer, or change guard.{}",
+            step_, judgement.reason, look, judgement.key));
   const bool skips = judgement.verdict == StepGuard::Verdict::kSkip;
   if (is_first())
     log_->write_warning(step_, skips ? "skipped_step" : "spike",
@@ -242,9 +244,11 @@ void Run::quarantine(const data::Batch& batch, int64_t total) {
     if (is_first()) log_->write_quarantine(ordered_json::parse(text));
   bad_samples_ += total;
   if (bad_samples_ > recipe_.loader.max_bad_samples)
-    fail(ErrorKind::kTooMuchBad,
-         "{} bad samples, more than loader.max_bad_samples = {}; see {}/quarantine.jsonl",
-         bad_samples_, recipe_.loader.max_bad_samples, context_.run_folder);
+    throw AgreedStop(
+        ErrorKind::kTooMuchBad,
+        fmt::format(
+            "{} bad samples, more than loader.max_bad_samples = {}; see {}/quarantine.jsonl",
+            bad_samples_, recipe_.loader.max_bad_samples, context_.run_folder));
 }
 
 // One bit of one weight, as a faulty memory would change it: shows that the check of replicas

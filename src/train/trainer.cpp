@@ -60,6 +60,17 @@ void Run::commit() {
   say_committed();
 }
 
+void Run::finish_save() {
+  if (!checkpoints_->is_saving()) return;
+  try {
+    commit();
+    if (is_first())
+      spdlog::info("the checkpoint of step {} is saved", checkpoints_->committed_step());
+  } catch (const Error& e) {
+    spdlog::warn("{}", e.what());  // why the run ends is said by who throws
+  }
+}
+
 void Run::say_committed() {
   if (context_.control && checkpoints_->committed_step() >= 0)
     context_.control->saved(checkpoints_->committed_step());
@@ -148,7 +159,12 @@ TrainResult train(const Recipe& recipe, const TrainContext& context) {
     std::unique_ptr<Run> run;
     try {
       run = std::make_unique<Run>(recipe, context);
-      return run->go();
+      try {
+        return run->go();
+      } catch (const AgreedStop&) {
+        run->finish_save();
+        throw;
+      }
     } catch (const Diverged& e) {
       // All ranks see the same hashes and come here together.
       if (recipe.guard.replicas != "rollback" || ++rollbacks > recipe.guard.max_rollbacks) {
