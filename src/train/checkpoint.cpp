@@ -98,6 +98,12 @@ CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, s
     for (const std::string& name : env_->list(folder_))
       if (step_of(name) >= 0 && !env_->status(folder_ + "/" + name + "/COMMIT").exists)
         remove_tree(env_, folder_ + "/" + name);
+    // A stop between COMMIT and `latest`, at the end of a run, leaves nothing that would renew it.
+    const auto names = list_checkpoints(env_, folder_);
+    const std::string latest = folder_ + "/latest";
+    if (!names.empty() &&
+        (!env_->status(latest).exists || read_text(env_, latest) != names.back() + "\n"))
+      publish(env_, latest, names.back() + "\n");
   }
   communicator_.barrier();
 }

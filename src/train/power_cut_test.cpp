@@ -1,0 +1,131 @@
+// Runs of one, two and three ranks lose power at every operation on their disk, and go on to the
+// bits of a run that nobody disturbed.
+//
+// Each fsync, rename and removal of every rank is tried, and every twentieth of the many writes,
+// with the kinds of loss in turns. KEIKO_POWER_CUTS=every tries every write too,
+// KEIKO_POWER_CUTS=all every operation with every kind of loss.
+
+#include <cstdlib>
+#include <map>
+#include <set>
+
+#include "train/run_for_tests.h"
+
+namespace keiko::train {
+namespace {
+
+// Step 2's checkpoint is removed when 4's counts, 4's stays as one of every fourth, 6's goes again.
+const std::vector<std::string> kSaving = {"checkpoint.every=2", "checkpoint.keep=1",
+                                          "checkpoint.keep_every=4", "steps=7"};
+constexpr int64_t kLast = 7;
+
+struct Loss {
+  const char* name;
+  PowerCut cut;
+};
+constexpr Loss kLosses[] = {
+    {"the disk goes off: all that was not synced is lost", {true, 0, 0}},
+    {"the disk goes off: names survive, bytes do not", {true, 1, 0}},
+    {"the disk goes off: names survive, and half of the bytes", {true, 1, 0.5}},
+    {"the disk goes off: half of the names survive, and half of the bytes", {true, 0.5, 0.5}},
+    {"one machine goes off: its bytes are lost", {false, 1, 0}},
+    {"one machine goes off: half of its bytes are lost", {false, 1, 0.5}},
+    {"one rank is killed", {false, 1, 1}},
+};
+
+struct Cut {
+  int64_t rank, operation;
+  const Loss* loss;
+  std::string text;
+};
+
+class PowerCuts : public TinyRun, public testing::WithParamInterface<int> {
+ protected:
+  // All cuts to be tried, from a run that counts.
+  static std::vector<Cut> choose_cuts(const FaultDisk& counted, int64_t world) {
+    const char* set = std::getenv("KEIKO_POWER_CUTS");
+    const std::string extent = set ? set : "";
+    std::vector<Cut> cuts;
+    std::vector<int64_t> operations(size_t(world), 0);
+    size_t turn = 0, plain = 0;
+    for (const DiskChange& change : counted.changes()) {
+      const int64_t operation = ++operations[size_t(change.rank)];
+      const bool is_plain = change.kind == DiskChange::kWrite || change.kind == DiskChange::kCreate;
+      const auto add = [&](const Loss& loss) {
+        cuts.push_back(
+            {change.rank, operation, &loss,
+             fmt::format("rank {} stops before its operation {} (such as {} {}); {}", change.rank,
+                         operation, char(change.kind), change.path, loss.name)});
+      };
+      if (extent == "all")
+        for (const Loss& loss : kLosses) add(loss);
+      else if (!is_plain || extent == "every" || plain++ % 20 == 0)
+        add(kLosses[turn++ % std::size(kLosses)]);
+    }
+    return cuts;
+  }
+};
+
+TEST_P(PowerCuts, AtEveryDiskOperationOfEveryRankResumeBitExactly) {
+  const int64_t world = GetParam();
+  const TempFolder reference;
+  FaultDisk counted;
+  ASSERT_EQ(
+      train_ranks(world, reference.path() + "/run", kSaving,
+                  [&](int64_t rank) { return std::make_unique<FaultEnv>(disk, &counted, rank); }),
+      zeros(world));
+  const std::string wanted = essence(reference.path() + "/run", world, kLast);
+  const Saves undisturbed = read_saves(counted);
+  ASSERT_EQ(undisturbed.begun, (std::set<int64_t>{2, 4, 6, 7}));
+  ASSERT_EQ(undisturbed.overlap, "");
+  ASSERT_EQ(list_checkpoints(disk, reference.path() + "/run/checkpoints"),
+            (std::vector<std::string>{checkpoint_name(4), checkpoint_name(7)}));
+  const std::vector<Cut> cuts = choose_cuts(counted, world);
+  int64_t operations = 0;
+  for (int64_t rank = 0; rank < world; ++rank) {
+    operations += counted.operations(rank);
+    ASSERT_GT(counted.operations(rank), 50) << "rank " << rank;
+  }
+  std::map<std::string, int> tried;
+  for (const Cut& cut : cuts) {
+    SCOPED_TRACE(cut.text);
+    const TempFolder scratch;
+    const std::string run = scratch.path() + "/run";
+    FaultDisk shared;
+    const auto with_faults = [&](int64_t rank) {
+      auto env = std::make_unique<FaultEnv>(disk, &shared, rank);
+      if (rank == cut.rank) env->stop_at(cut.operation, cut.loss->cut);
+      return env;
+    };
+    const auto codes = train_ranks(world, run, kSaving, with_faults, cut.loss->cut.takes_disk);
+    ASSERT_EQ(codes[size_t(cut.rank)], FaultEnv::kPowerCutExit);
+    // Who sees another rank die ends with an error; or has nothing left to ask of it.
+    if (!cut.loss->cut.takes_disk) {
+      for (int64_t rank = 0; rank < world; ++rank)
+        ASSERT_TRUE(rank == cut.rank || codes[size_t(rank)] <= 1)
+            << "rank " << rank << ": " << codes[size_t(rank)];
+    }
+    const Saves saves = read_saves(shared);
+    ASSERT_EQ(saves.overlap, "");
+    // No committed step is lost, and at most one save is not committed.
+    const auto found = find_checkpoint(disk, run + "/checkpoints");
+    ASSERT_GE(found ? step_in(*found) : -1, saves.committed);
+    if (saves.begun.size() > 1) {
+      ASSERT_GE(saves.committed, *std::prev(saves.begun.end(), 2));
+    }
+    ASSERT_EQ(train_ranks(world, run, kSaving), zeros(world));
+    ASSERT_EQ(essence(run, world, kLast), wanted);
+    ASSERT_EQ(read_text(disk, run + "/checkpoints/latest"), checkpoint_name(kLast) + "\n");
+    ++tried[cut.loss->name];
+  }
+  std::string counts;
+  for (const auto& [name, count] : tried) counts += fmt::format("\n  {:4} {}", count, name);
+  std::printf("%s\n", fmt::format("{} ranks, {} operations, {} power cuts:{}", world, operations,
+                                  cuts.size(), counts)
+                          .c_str());
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, PowerCuts, testing::Values(1, 2, 3));
+
+}  // namespace
+}  // namespace keiko::train
