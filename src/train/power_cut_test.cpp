@@ -125,6 +125,53 @@ TEST_P(PowerCuts, AtEveryDiskOperationOfEveryRankResumeBitExactly) {
                           .c_str());
 }
 
+// Four ranks stop some steps after a checkpoint, one rank goes on from it and stops too, three
+// finish: the lines of lost steps go, also from the files of ranks that are no longer there.
+TEST_F(TinyRun, EverySampleIsListedOnceWhenOtherNumbersOfRanksGoOn) {
+  const TempFolder reference, scratch;
+  ASSERT_EQ(train_ranks(1, reference.path() + "/run", kSaving), zeros(1));
+  const auto samples_by_position = [](const std::string& run, int64_t world) {
+    std::map<int64_t, std::string> lines;
+    for (int64_t rank = 0; rank < world; ++rank) {
+      const std::string path = fmt::format("{}/samples-{}.jsonl", run, rank);
+      if (!disk->status(path).exists) continue;
+      for (const auto& line : report::read_json_lines(disk, path)) {
+        EXPECT_TRUE(lines.emplace(line["position"].get<int64_t>(), line.dump()).second)
+            << path << ": position " << line["position"] << " is there twice";
+      }
+    }
+    return lines;
+  };
+  const auto wanted = samples_by_position(reference.path() + "/run", 1);
+  ASSERT_EQ(wanted.size(), size_t(4 * kLast));
+  // After the checkpoint of step 2 is there for sure, and before that of step 6 is.
+  struct Start {
+    int64_t world, stops_at;  // the step that is not logged; -1: goes on to the end
+  };
+  const std::string run = scratch.path() + "/run";
+  for (const Start& start : {Start{4, 6}, Start{1, 6}, Start{3, -1}}) {
+    SCOPED_TRACE(fmt::format("{} ranks", start.world));
+    FaultDisk shared;
+    const auto stopping = [&](int64_t rank) {
+      auto env = std::make_unique<FaultEnv>(disk, &shared, rank);
+      env->before_each([&, raw = env.get()](DiskChange::Kind kind, const std::string& path) {
+        if (kind == DiskChange::kWrite && path.ends_with("/metrics.jsonl") &&
+            read_text(disk, path).find(fmt::format("\"step\":{},", start.stops_at - 1)) !=
+                std::string::npos)
+          raw->stop_at(raw->operations() + 1, {.takes_disk = true, .names = 1, .bytes = 1});
+        return DiskFault{};
+      });
+      return env;
+    };
+    const auto codes = train_ranks(start.world, run, kSaving, stopping, true);
+    ASSERT_EQ(codes[0], start.stops_at < 0 ? 0 : FaultEnv::kPowerCutExit);
+    const auto found = find_checkpoint(disk, run + "/checkpoints");
+    ASSERT_TRUE(found);
+    ASSERT_LT(step_in(*found), start.stops_at < 0 ? kLast + 1 : start.stops_at - 1);
+  }
+  EXPECT_EQ(samples_by_position(run, 4), wanted);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, PowerCuts, testing::Values(1, 2, 3));
 
 }  // namespace

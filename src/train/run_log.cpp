@@ -17,7 +17,7 @@ double unix_time_s() {
 
 }  // namespace
 
-RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
+RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, int64_t world_size, bool samples,
                const nlohmann::json& state)
     : env_(env), folder_(folder) {
   if (state.is_object() && state.contains("samples_lengths")) {
@@ -34,6 +34,7 @@ RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
     if (samples) env->sync_folder(folder);
     return;
   }
+  cut_samples_of_absent_ranks(world_size);
   auto length_of = [&](const char* key) {
     return state.is_object() ? state.value(key, int64_t{0}) : int64_t{0};
   };
@@ -43,6 +44,26 @@ RunLog::RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
                                                     length_of("quarantine_length"));
   tensorboard_ = std::make_unique<report::TensorBoardWriter>(env, folder + "/tensorboard");
   env->sync_folder(folder);
+}
+
+// More ranks may have gone on for some steps after the checkpoint. These steps are taken again, by
+// fewer: a sample must not be listed twice.
+void RunLog::cut_samples_of_absent_ranks(int64_t world_size) {
+  const std::string prefix = "samples-", suffix = ".jsonl";
+  for (const std::string& name : env_->list(folder_)) {
+    if (!name.starts_with(prefix) || !name.ends_with(suffix)) continue;
+    const std::string number =
+        name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
+    if (number.empty() || number.size() > 9 ||
+        number.find_first_not_of("0123456789") != std::string::npos)
+      continue;
+    const int64_t rank = std::stoll(number);
+    if (rank < world_size) continue;
+    const int64_t length =
+        rank < int64_t(samples_lengths_.size()) ? samples_lengths_[size_t(rank)].get<int64_t>() : 0;
+    const std::string path = folder_ + "/" + name;
+    if (env_->status(path).size > length) env_->append_to(path, length);
+  }
 }
 
 void RunLog::start_clock(int64_t first_step, int64_t steps) {

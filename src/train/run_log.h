@@ -27,8 +27,9 @@ struct StepFigures {
 // Not thread-safe. Rank 0 writes everything; other ranks only their samples file.
 class RunLog {
  public:
-  // `state` is a checkpoint's state.json (or null): files are cut back to the lengths it records.
-  RunLog(Env* env, const std::string& folder, int64_t rank, bool samples,
+  // `state` is a checkpoint's state.json (or null): files are cut back to the lengths it records,
+  // those of ranks from `world_size` on by rank 0.
+  RunLog(Env* env, const std::string& folder, int64_t rank, int64_t world_size, bool samples,
          const nlohmann::json& state);
 
   void start_clock(int64_t first_step, int64_t steps);
@@ -49,6 +50,8 @@ class RunLog {
   void finish();
 
  private:
+  void cut_samples_of_absent_ranks(int64_t world_size);
+
   Env* env_;
   std::string folder_;
   std::unique_ptr<report::JsonLines> metrics_, quarantine_, samples_;

@@ -36,7 +36,7 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   resume();
   if (blocks_) blocks_->take_shares();
   log_ = std::make_unique<RunLog>(env_, context.run_folder, communicator_.rank(),
-                                  recipe.log.samples, restored_state_);
+                                  communicator_.world_size(), recipe.log.samples, restored_state_);
 }
 
 void Run::open_data() {

@@ -169,6 +169,28 @@ def test_a_run_goes_on_with_another_number_of_ranks(keiko, keiko_bin, keiko_env,
     assert sorted(line["position"] for line in seen) == list(range(8 * STEPS))
 
 
+def test_one_to_four_ranks_see_the_same_samples_and_so_does_a_run_that_changes_their_number(
+        keiko_bin, keiko_env, drift, tmp_path):
+    """The union of samples-RANK.jsonl, and the weights up to summation order. The truth is the one-rank run;
+    "resharded" takes 3 steps on 4 ranks, 2 on one and 3 on 3."""
+    steps, level = 8, {"data": str(drift / "train.kix"), "optimizer.warmup_steps": 0, "optimizer.min_lr": 0.001}
+    starts = {"1": [(1, 8)], "2": [(2, 8)], "3": [(3, 8)], "4": [(4, 8)], "resharded": [(4, 3), (1, 5), (3, 8)]}
+    union = {}
+    for name, parts in starts.items():
+        for ranks, until in parts:
+            recipe = runs.write_recipe(tmp_path / f"{name}.yaml", runs.PRETRAIN,
+                                       level | {"run": str(tmp_path / name), "steps": until})
+            by_hand(keiko_bin, keiko_env, recipe, ranks, tmp_path)
+        files = sorted((tmp_path / name).glob("samples-*.jsonl"))
+        assert len(files) == max(ranks for ranks, _ in parts)
+        union[name] = sorted((line for file in files for line in runs.json_lines(file)), key=lambda line: line["position"])
+        assert [line["position"] for line in union[name]] == list(range(8 * steps)), name
+        assert union[name] == union["1"], name
+        found, wanted = runs.weights(tmp_path / name), runs.weights(tmp_path / "1")
+        for tensor in wanted:
+            assert runs.scaled_difference(found[tensor], wanted[tensor]) < WEIGHT_TOLERANCE, (name, tensor)
+
+
 @pytest.mark.parametrize("ranks, objective", [(2, "videomae"), (3, "fine-tuning"), (3, "vjepa2")])
 def test_sharing_out_the_optimiser_changes_no_bit(keiko, keiko_bin, keiko_env, drift, tmp_path, ranks, objective):
     """train.shard = optimizer against none, and both ways round through a checkpoint: the truth is the unsharded run."""
