@@ -38,6 +38,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_loader(*bench, action);
   add_bench_step(*bench, action);
   add_bench_reduce(*bench, action);
+  add_bench_checkpoint(*bench, action);
 }
 
 }  // namespace keiko::cli

@@ -16,6 +16,7 @@ void add_bench_decode(CLI::App& bench, Action& action);
 void add_bench_loader(CLI::App& bench, Action& action);
 void add_bench_step(CLI::App& bench, Action& action);
 void add_bench_reduce(CLI::App& bench, Action& action);
+void add_bench_checkpoint(CLI::App& bench, Action& action);
 
 // Seconds of processor time, user and system, that all threads of this process have used.
 double process_cpu_s();

@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 
 #include "base/error.h"
+#include "base/machine.h"
 #include "base/rng.h"
 #include "config/tree.h"
+#include "model/block_runner.h"
+#include "train/compute.h"
 
 namespace keiko::cli {
 namespace {
@@ -77,6 +81,42 @@ objective::MicroBatch random_bench_batch(int64_t clips, int64_t frames, int64_t 
     batch.label.data_ptr<int64_t>()[i] = int64_t(rng.below(kClasses));
   batch.positions.resize(size_t(clips));
   return batch;
+}
+
+double StepTime::total() const { return std::accumulate(std::begin(part), std::end(part), 0.0); }
+
+StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
+                        objective::MicroBatch& batch, int64_t step, bool use_autocast) {
+  StepTime time;
+  double last = monotonic_s();
+  size_t next = 0;
+  const auto lap = [&] {
+    const double now = monotonic_s();
+    time.part[next++] = now - last;
+    last = now;
+  };
+  const int64_t clips = batch.video.size(0);
+  std::iota(batch.positions.begin(), batch.positions.end(), step * clips);
+  batch.step = step;
+  batch.batch_first = step * clips;
+  batch.batch_last = (step + 1) * clips;
+  objective.parameters().zero_grad();
+  lap();
+  objective::LossSums sums;
+  {
+    const train::AutocastGuard autocast(use_autocast);
+    sums = objective.loss(batch, model::BlockRunner());
+  }
+  time.loss = sums.loss.item<double>() / double(clips);
+  lap();
+  sums.loss.backward(at::full_like(sums.loss, 1.0 / double(clips)));
+  lap();
+  (void)optim::gradient_norm(objective.parameters());
+  lap();
+  adamw.step(1.5e-4, 0.05, step + 1);
+  objective.after_step(step + 1);
+  lap();
+  return time;
 }
 
 }  // namespace keiko::cli

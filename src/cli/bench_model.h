@@ -1,13 +1,15 @@
-// The models that `keiko bench` knows by name, and clips to run them on.
+// The models that `keiko bench` knows by name, clips to run them on, and a step of training.
 
 #pragma once
 #include <CLI/CLI.hpp>
 
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "objective/objective.h"
+#include "optim/adamw.h"
 
 namespace keiko::cli {
 
@@ -30,5 +32,20 @@ std::unique_ptr<objective::Objective> make_bench_model(const std::string& model,
 // Clips of noise with labels: what they show makes no difference to the time of a step. Positions
 // are as many as clips, and zero.
 objective::MicroBatch random_bench_batch(int64_t clips, int64_t frames, int64_t side);
+
+// Seconds of the parts of a step, in the order they run.
+constexpr const char* kStepParts[] = {"zero_grad", "forward", "backward", "norm", "optimizer"};
+constexpr size_t kStepPartCount = std::size(kStepParts);
+
+struct StepTime {
+  double part[kStepPartCount] = {};
+  double loss = 0;  // mean over the batch
+  double total() const;
+};
+
+// One training step on `batch`, as train/trainer.cpp does it with one rank and one micro-batch.
+// `step` counts from 0; the batch gets its positions.
+StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
+                        objective::MicroBatch& batch, int64_t step, bool use_autocast);
 
 }  // namespace keiko::cli

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <numeric>
 
 #include "base/machine.h"
 #include "cli/bench.h"
@@ -27,51 +26,6 @@ struct StepBench : BenchClips {
   int64_t steps = 6, warmup = 2, threads = 0;
 };
 
-// Seconds of the parts of a step, in the order they run.
-constexpr const char* kParts[] = {"zero_grad", "forward", "backward", "norm", "optimizer"};
-constexpr size_t kPartCount = std::size(kParts);
-
-struct StepTime {
-  double part[kPartCount] = {};
-  double loss = 0;  // mean over the batch
-  double total() const { return std::accumulate(std::begin(part), std::end(part), 0.0); }
-};
-
-// One training step on `batch`, as train/trainer.cpp does it with one rank and one micro-batch.
-StepTime run_step(objective::Objective& objective, optim::AdamW& adamw,
-                  objective::MicroBatch& batch, int64_t step, bool use_autocast) {
-  StepTime time;
-  double last = monotonic_s();
-  size_t next = 0;
-  const auto lap = [&] {
-    const double now = monotonic_s();
-    time.part[next++] = now - last;
-    last = now;
-  };
-  const int64_t clips = batch.video.size(0);
-  std::iota(batch.positions.begin(), batch.positions.end(), step * clips);
-  batch.step = step;
-  batch.batch_first = step * clips;
-  batch.batch_last = (step + 1) * clips;
-  objective.parameters().zero_grad();
-  lap();
-  objective::LossSums sums;
-  {
-    const train::AutocastGuard autocast(use_autocast);
-    sums = objective.loss(batch, model::BlockRunner());
-  }
-  time.loss = sums.loss.item<double>() / double(clips);
-  lap();
-  sums.loss.backward(at::full_like(sums.loss, 1.0 / double(clips)));
-  lap();
-  (void)optim::gradient_norm(objective.parameters());
-  lap();
-  adamw.step(1.5e-4, 0.05, step + 1);
-  objective.after_step(step + 1);
-  lap();
-  return time;
-}
-
 void print_table(const ordered_json& j) {
   using report::bytes_text;
   const double batch = j["batch"].get<double>(), flops = j["flops_per_clip"].get<double>();
@@ -88,7 +42,7 @@ void print_table(const ordered_json& j) {
   line("a step", fmt::format("{:.3f} s median, {:.3f} s fastest, {:.3f} s slowest of {}", med,
                              j["step_s"]["min"].get<double>(), j["step_s"]["max"].get<double>(),
                              j["step_s"]["all"].size()));
-  for (const char* part : kParts) {
+  for (const char* part : kStepParts) {
     const double s = j["parts_s"][part].get<double>();
     line(fmt::format("  {}", part), fmt::format("{:8.2f} ms {:5.1f}%", 1e3 * s, 100 * s / med));
   }
@@ -116,7 +70,7 @@ int bench_step(const StepBench& o) {
   struct rusage before = {}, after = {};
   for (int64_t step = 0; step <= o.warmup + o.steps; ++step) {
     if (step == o.warmup + 1) ::getrusage(RUSAGE_SELF, &before);
-    times.push_back(run_step(*objective, adamw, batch, step, o.dtype == "bf16"));
+    times.push_back(run_bench_step(*objective, adamw, batch, step, o.dtype == "bf16"));
     progress.update(step + 1, o.warmup + o.steps + 1);
   }
   ::getrusage(RUSAGE_SELF, &after);
@@ -142,10 +96,10 @@ int bench_step(const StepBench& o) {
                  {"median", median(all)},
                  {"max", *std::max_element(all.begin(), all.end())},
                  {"all", all}};
-  for (size_t part = 0; part < kPartCount; ++part) {
+  for (size_t part = 0; part < kStepPartCount; ++part) {
     std::vector<double> seconds;
     for (const StepTime& t : times) seconds.push_back(t.part[part]);
-    j["parts_s"][kParts[part]] = median(seconds);
+    j["parts_s"][kStepParts[part]] = median(seconds);
   }
   j["clips_per_s"] = double(o.batch) / median(all);
   j["peak_bytes"] = int64_t(after.ru_maxrss) * 1024;

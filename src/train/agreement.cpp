@@ -77,13 +77,17 @@ std::vector<std::string> check_ranks_agree(const RankIdentity& mine,
   return hosts;
 }
 
-void check_replicas(const model::Parameters& parameters, int64_t step,
-                    dist::Communicator& communicator) {
-  if (communicator.world_size() == 1) return;
+std::optional<uint64_t> check_replicas(const model::Parameters& parameters, int64_t step,
+                                       dist::Communicator& communicator) {
+  if (communicator.world_size() == 1) return std::nullopt;
   std::vector<int64_t> hashes;
-  for (const model::FlatBuffer& buffer : parameters.buffers())
-    hashes.push_back(int64_t(xxh3({static_cast<const uint8_t*>(buffer.value.const_data_ptr()),
-                                   size_t(buffer.value.nbytes())})));
+  std::string digest;  // as Parameters::hash() makes it
+  for (const model::FlatBuffer& buffer : parameters.buffers()) {
+    const uint64_t hash = xxh3({static_cast<const uint8_t*>(buffer.value.const_data_ptr()),
+                                size_t(buffer.value.nbytes())});
+    hashes.push_back(int64_t(hash));
+    digest += buffer.name + hex64(hash);
+  }
   const at::Tensor all = communicator.all_gather(at::tensor(hashes));
   for (size_t i = 0; i < hashes.size(); ++i) {
     std::map<int64_t, std::vector<int64_t>> ranks_by_hash;
@@ -106,6 +110,7 @@ void check_replicas(const model::Parameters& parameters, int64_t step,
         is_clear ? fmt::format("rank {} has others than most", fmt::join(wrong, ", "))
                  : "no majority tells which is right"));
   }
+  return xxh3(std::string_view(digest));
 }
 
 }  // namespace keiko::train

@@ -3,6 +3,7 @@
 
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,10 @@ class Diverged : public AgreedStop {
 };
 
 // Compares the weights of all ranks, buffer by buffer. Throws Diverged on every rank, naming the
-// first buffer that differs and the ranks that differ from most others. Cost: a pass over the
-// weights. All ranks call it at the same time, with equal parameters but for a fault.
-void check_replicas(const model::Parameters& parameters, int64_t step,
-                    dist::Communicator& communicator);
+// first buffer that differs and the ranks that differ from most others. Returns what
+// parameters.hash() would; nothing when there is one rank, and nothing to compare. Cost: a pass
+// over the weights. All ranks call it at the same time, with equal parameters but for a fault.
+std::optional<uint64_t> check_replicas(const model::Parameters& parameters, int64_t step,
+                                       dist::Communicator& communicator);
 
 }  // namespace keiko::train

@@ -55,7 +55,7 @@ void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
           name != "ema.safetensors")
         continue;
       need(name);
-      if (hex64(xxh3_of_file(folder + "/" + name)) != hash.get<std::string>())
+      if (hex64(xxh3_of_file(folder + "/" + name, env)) != hash.get<std::string>())
         fail(ErrorKind::kData, "{}/{}: its checksum is not the recorded one", folder, name);
     }
   } catch (const nlohmann::json::exception& e) {
@@ -83,6 +83,28 @@ std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& fla
     mine.emplace_back(name, tensor.narrow(0, share.start, share.count));
   }
   return mine;
+}
+
+CheckpointContent copy_content(int64_t step, objective::Objective& objective,
+                               const optim::AdamW& optimizer,
+                               const dist::Communicator& communicator, dist::Shards* shards,
+                               std::optional<uint64_t> weights_hash) {
+  CheckpointContent content;
+  content.step = step;
+  const auto copy = [](const std::vector<model::NamedTensor>& from,
+                       std::vector<model::NamedTensor>& to) {
+    for (const auto& [name, tensor] : from) to.emplace_back(name, tensor.clone());
+  };
+  const dist::Communicator& alike = shards ? shards->replicas() : communicator;
+  copy(shard(optimizer.state(), alike.rank(), alike.world_size()), content.optimizer);
+  content.optimizer_part =
+      (shards ? shards->group().rank() * alike.world_size() : 0) + alike.rank();
+  content.weights_hash = weights_hash ? *weights_hash : objective.parameters().hash();
+  if (communicator.rank() != 0) return content;
+  copy(objective.weights(), content.weights);
+  copy(objective.ema_weights(), content.ema);
+  content.config = objective.config();
+  return content;
 }
 
 CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, std::string folder,
@@ -171,9 +193,9 @@ void CheckpointWriter::commit() {
   // One row of each rank: failed?, optimiser file's hash, weights' hash, length of its samples
   // file, which part its optimiser file is.
   const uint64_t hash = written.files.empty() ? 0 : written.files[0].second;
-  const at::Tensor rows = communicator_.all_gather(at::tensor(std::vector<int64_t>{
-      error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash), content.samples_length,
-      content.optimizer_part}));
+  const at::Tensor rows = communicator_.all_gather(
+      at::tensor(std::vector<int64_t>{error ? 1 : 0, int64_t(hash), int64_t(content.weights_hash),
+                                      content.samples_length, content.optimizer_part}));
   if (error)
     fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step,
          error->what());

@@ -14,8 +14,10 @@
 #include "base/env.h"
 #include "config/binder.h"
 #include "dist/communicator.h"
+#include "dist/sharding.h"
 #include "model/parameters.h"
 #include "objective/objective.h"
+#include "optim/adamw.h"
 #include "train/phase.h"
 
 namespace keiko::train {
@@ -35,15 +37,26 @@ struct CheckpointContent {
   std::vector<model::NamedTensor> ema;        // rank 0 only; averaged weights, often none
   nlohmann::ordered_json config;              // rank 0 only
   std::vector<model::NamedTensor> optimizer;  // this rank's share of each flat state
-  int64_t optimizer_part = 0;  // which of them, in the order in which they make up the whole
-  nlohmann::ordered_json state;               // rank 0: what resume compares and restores
-  uint64_t weights_hash = 0;                  // must be equal on all ranks
-  int64_t samples_length = 0;                 // of this rank's samples-RANK.jsonl, bytes
+  int64_t optimizer_part = 0;    // which of them, in the order in which they make up the whole
+  nlohmann::ordered_json state;  // rank 0: what resume compares and restores
+  uint64_t weights_hash = 0;     // must be equal on all ranks
+  int64_t samples_length = 0;    // of this rank's samples-RANK.jsonl, bytes
 };
 
 // This rank's share (model::share_of) of flat optimiser states.
 std::vector<model::NamedTensor> shard(const std::vector<model::NamedTensor>& flat, int64_t rank,
                                       int64_t world_size);
+
+// The host copy of this rank's part of a checkpoint; training may change the originals from then
+// on. `shards`: who keeps which moments; null where every rank has all. Ranks with the same moments
+// write a part of them each. The weights must be whole.
+// `state` and `samples_length` are left to the caller. `weights_hash`: Parameters::hash() of
+// the objective's, where it is known. Cost: a pass over the weights where it is not, and one over
+// all that is copied.
+CheckpointContent copy_content(int64_t step, objective::Objective& objective,
+                               const optim::AdamW& optimizer,
+                               const dist::Communicator& communicator, dist::Shards* shards,
+                               std::optional<uint64_t> weights_hash);
 
 class CheckpointWriter {
  public:

@@ -6,6 +6,7 @@
 
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,7 +52,7 @@ class Run {
   void quarantine(const data::Batch& batch, int64_t total);
   void inject_fault();
   // trainer.cpp
-  void save(bool wait);
+  void save(bool wait, std::optional<uint64_t> weights_hash);
   void commit();
   void say_committed();
   void evaluate_now();

@@ -16,26 +16,13 @@ namespace keiko::train {
 
 using nlohmann::ordered_json;
 
-void Run::save(bool wait) {
+void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
   phases_.set(Phase::kHostCopy);
-  CheckpointContent content;
-  content.step = step_;
-  // The clones are the host copy: training may change the originals from here on.
-  // Ranks that keep the same moments write a part of them each.
-  const int64_t writers = shards_ ? shards_->replicas().world_size() : communicator_.world_size();
-  const int64_t writer = shards_ ? shards_->replicas().rank() : communicator_.rank();
-  for (const auto& [name, tensor] : shard(optimizer_->state(), writer, writers))
-    content.optimizer.emplace_back(name, tensor.clone());
-  content.optimizer_part = (shards_ ? shards_->group().rank() * writers : 0) + writer;
   if (blocks_) blocks_->gather_all();
-  content.weights_hash = objective_->parameters().hash();
+  CheckpointContent content =
+      copy_content(step_, *objective_, *optimizer_, communicator_, shards_.get(), weights_hash);
   content.samples_length = log_->sync_samples();
   if (is_first()) {
-    for (const auto& [name, tensor] : objective_->weights())
-      content.weights.emplace_back(name, tensor.clone());
-    for (const auto& [name, tensor] : objective_->ema_weights())
-      content.ema.emplace_back(name, tensor.clone());
-    content.config = objective_->config();
     content.state = log_->sync_and_describe();
     content.state["seed"] = recipe_.seed;
     content.state["recipe_hash"] = hex64(defining_hash(recipe_));
@@ -103,7 +90,7 @@ TrainResult Run::go() {
         recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
         threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
   }
-  if (steps_ == 0 && restored_state_.is_null()) save(true);
+  if (steps_ == 0 && restored_state_.is_null()) save(true, std::nullopt);
   if (step_ >= steps_) {
     if (is_first()) spdlog::info("nothing to do: {} of {} steps are done", step_, steps_);
     if (is_first()) log_->finish();
@@ -137,9 +124,10 @@ TrainResult Run::go() {
         eval_dataset_ && !result_.is_preempted && (step_ == steps_ || is_due(recipe_.eval.every));
     if (evaluated_now) evaluate_now();
     saved_now = is_last || is_due(recipe_.checkpoint.every);
+    std::optional<uint64_t> weights_hash;
     if (!shards_ && (saved_now || is_due(recipe_.guard.replicas_every)))
-      check_replicas(objective_->parameters(), step_, communicator_);
-    if (saved_now) save(is_last);
+      weights_hash = check_replicas(objective_->parameters(), step_, communicator_);
+    if (saved_now) save(is_last, weights_hash);
   }
   if (is_first()) {
     if (result_.is_preempted)

@@ -20,7 +20,7 @@ OPTIONS = {
     "preview": ["--step", "--out", "--tensors", "--steps"],
     "train": ["key=value"],
     "eval": ["--json"],
-    "bench": ["decode", "loader"],
+    "bench": ["decode", "loader", "step", "reduce", "checkpoint"],
     "simulate": ["--costs", "--ranks", "--set", "--json", "--plot", "link_bytes_per_s"],
     "doctor": [],
 }
