@@ -132,6 +132,11 @@ CheckpointWriter::CheckpointWriter(Env* env, dist::Communicator& communicator, s
 
 CheckpointWriter::~CheckpointWriter() {
   if (pending_ && pending_->files.valid()) pending_->files.wait();
+  if (removal_.valid()) removal_.wait();
+}
+
+void CheckpointWriter::wait_for_removal() {
+  if (removal_.valid()) removal_.get();
 }
 
 void CheckpointWriter::save(CheckpointContent content) {
@@ -139,7 +144,9 @@ void CheckpointWriter::save(CheckpointContent content) {
   Pending pending;
   pending.content = std::make_shared<CheckpointContent>(std::move(content));
   phases_.set_writing(Phase::kWrite);
-  pending.files = std::async(std::launch::async, [this, shared = pending.content] {
+  pending.files = std::async(std::launch::async, [this, shared = pending.content,
+                                                  removal = std::move(removal_)]() mutable {
+    if (removal.valid()) removal.get();
     Written written = write_files(*shared);
     phases_.set_writing(Phase::kNone);
     return written;
@@ -242,13 +249,13 @@ void CheckpointWriter::commit() {
     env_->sync_folder(folder);
     env_->sync_folder(folder_);
     publish(env_, folder_ + "/latest", checkpoint_name(content.step) + "\n");
-    prune(content.step);
+    removal_ = std::async(std::launch::async, [this, step = content.step] { prune(step); });
   }
   communicator_.barrier();
   committed_step_ = content.step;
 }
 
-void CheckpointWriter::prune(int64_t newest) {
+void CheckpointWriter::prune(int64_t newest) const {
   const auto names = list_checkpoints(env_, folder_);
   for (size_t i = 0; i + size_t(options_.keep) < names.size(); ++i) {
     const int64_t step = step_of(names[i]);

@@ -75,8 +75,12 @@ class CheckpointWriter {
   // True when this rank's files are on the disk, or failed to get there.
   bool is_written() const;
   // Waits for all ranks' files and commits. All ranks call it at the same time. Throws Error(kIo)
-  // on every rank when any of them failed, naming what failed on this one.
+  // on every rank when any of them failed, naming what failed on this one. Older checkpoints go in
+  // the background: removing gigabytes takes longer than all the rest.
   void commit();
+  // Waits until what is no longer kept is gone. Throws Error(kIo), on rank 0; otherwise the next
+  // save waits, in the background, and fails.
+  void wait_for_removal();
   // Step of the last checkpoint that commit() made count; -1: none yet.
   int64_t committed_step() const { return committed_step_; }
 
@@ -89,7 +93,7 @@ class CheckpointWriter {
     std::future<Written> files;
   };
   Written write_files(const CheckpointContent& content) const;
-  void prune(int64_t newest);
+  void prune(int64_t newest) const;
 
   Env* env_;
   dist::Communicator& communicator_;
@@ -98,6 +102,7 @@ class CheckpointWriter {
   PhaseFile& phases_;
   int64_t committed_step_ = -1;
   std::optional<Pending> pending_;
+  std::future<void> removal_;  // of older checkpoints, by rank 0
 };
 
 // A checkpoint read back.

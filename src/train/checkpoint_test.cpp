@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "model/videomae.h"
+#include "train/agreement.h"
 #include "train/run_for_tests.h"
 
 namespace keiko::train {
@@ -71,6 +73,23 @@ TEST_F(CheckpointRun, AnotherRecipeIsRefusedAndAFreeKeyIsNot) {
   ASSERT_EQ(train_alone(run, {"steps=2"}), 0);
   EXPECT_EQ(train_alone(run, {"optimizer.base_lr=0.5"}), 2);
   EXPECT_EQ(train_alone(run, {"log.every=3"}), 0);
+}
+
+// So a save need not hash them again.
+TEST(Replicas, TheHashThatComesOfComparingThemIsThatOfTheParameters) {
+  dist::run_ranks(2, [](dist::Communicator& communicator) {
+    model::Parameters parameters(at::kFloat);
+    model::VitOptions vit;
+    vit.model = "custom";
+    vit.width = 16;
+    vit.depth = 1;
+    vit.heads = 2;
+    vit.patch_size = 8;
+    const model::VideoMaeClassifier classifier(parameters, vit, model::make_grid(vit, 4, 16),
+                                               model::VideoMaeHeadOptions{5});
+    parameters.allocate(1);
+    return check_replicas(parameters, 1, communicator) == parameters.hash() ? 0 : 1;
+  });
 }
 
 TEST(Shard, SharesJoinToTheWhole) {

@@ -157,6 +157,34 @@ TEST_P(FaultyDisk, ThatIsSlowHoldsUpTheNextSaveAndNoStepBefore) {
   }
 }
 
+// Older checkpoints go in the background; that it fails is said by the next save, on every rank.
+TEST_P(FaultyDisk, ThatRemovesNothingEndsTheRunByNameAtTheNextSave) {
+  const int64_t world = GetParam();
+  const TempFolder scratch;
+  const std::string run = scratch.path() + "/run";
+  const std::string path = "/checkpoints/" + checkpoint_name(2) + "/COMMIT";
+  FaultDisk shared;
+  const auto codes = train_ranks(world, run, kSaving, [&](int64_t rank) {
+    auto env = std::make_unique<FaultEnv>(disk, &shared, rank);
+    env->before_each([&](DiskChange::Kind kind, const std::string& at) {
+      return DiskFault{kind == DiskChange::kRemove && at.ends_with(path) ? EIO : 0};
+    });
+    return env;
+  });
+  EXPECT_EQ(codes, std::vector<int>(size_t(world), 1));
+  const std::string said = read_text(disk, run + ".said-0");
+  EXPECT_NE(said.find(path + ": cannot remove: Input/output error"), std::string::npos) << said;
+  if (world > 1) {
+    const std::string other = read_text(disk, run + ".said-1");
+    EXPECT_NE(other.find("rank 0 failed, see its message"), std::string::npos) << other;
+  }
+  EXPECT_EQ(find_checkpoint(disk, run + "/checkpoints"),
+            run + "/checkpoints/" + checkpoint_name(6));
+  EXPECT_EQ(train_ranks(world, run, kSaving), zeros(world));
+  EXPECT_EQ(list_checkpoints(disk, run + "/checkpoints"),
+            (std::vector<std::string>{checkpoint_name(6), checkpoint_name(7)}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, FaultyDisk, testing::Values(1, 2));
 
 // The files of step 2 are not down when the weights of step 3 turn out to differ.

@@ -38,7 +38,9 @@ void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
   phases_.set(Phase::kCommit);  // of an earlier save
   checkpoints_->save(std::move(content));
   say_committed();
-  if (wait) commit();
+  if (!wait) return;
+  commit();
+  checkpoints_->wait_for_removal();
 }
 
 void Run::commit() {

@@ -41,9 +41,8 @@ def test_the_parts_add_up_and_the_bytes_are_weights_and_two_moments(keiko_bin, k
         at = {part: j[part]["all"][r] for part in PARTS}
         assert at["copy_ms"] > 0 and at["write_ms"] > 0 and at["load_ms"] > 0 and at["verify_ms"] > 0
         if ranks == 1:  # with several, each part is its slowest rank's
-            assert at["copy_ms"] + at["logs_ms"] <= at["stall_ms"] + 1e-6
+            assert at["copy_ms"] + at["logs_ms"] + at["commit_ms"] <= at["stall_ms"] + 1e-6
             assert at["write_ms"] + at["fsync_ms"] + at["hash_ms"] >= at["files_ms"] - 1e-6
-            assert at["remove_ms"] <= at["commit_ms"]
     assert j["stall_over_step"] == pytest.approx(j["stall_ms"]["median"] / j["step_ms"]["median"])
     assert j["files_mb_per_s"] == pytest.approx(j["bytes"] / 1e3 / j["files_ms"]["median"])
     assert j["load_mb_per_s"] == pytest.approx(j["bytes"] / 1e3 / (j["verify_ms"]["median"] + j["load_ms"]["median"]))
