@@ -41,6 +41,11 @@ if(KEIKO_FUZZ)
   return()  # the rooms under fuzzing need no torch
 endif()
 
+# The CUDA runtime, as CUDA::cudart_static: a program that holds it starts on machines without CUDA.
+if(KEIKO_HAS_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+endif()
+
 # LibTorch: find_package(Torch) of a CUDA wheel insists on a whole CUDA toolkit, so the CPU part is
 # imported by hand from the same folder.
 if(NOT KEIKO_TORCH)

@@ -12,6 +12,9 @@ foreach(room base config model objective)
 endforeach()
 install(FILES src/cli/run.h DESTINATION include/keiko/cli)
 
+if(KEIKO_HAS_CUDA)
+  get_filename_component(KEIKO_CUDA_ROOT ${CUDAToolkit_BIN_DIR} DIRECTORY)
+endif()
 install(EXPORT KeikoTargets NAMESPACE Keiko:: DESTINATION ${package})
 configure_package_config_file(cmake/KeikoConfig.cmake.in ${CMAKE_BINARY_DIR}/KeikoConfig.cmake
   INSTALL_DESTINATION ${package} NO_SET_AND_CHECK_MACRO)

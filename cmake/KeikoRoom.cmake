@@ -1,6 +1,8 @@
-# keiko_room(NAME USES room... LINKS target... SOURCES file... TESTS file...)
+# keiko_room(NAME USES room... LINKS target... SOURCES file... TESTS file... GPU_TESTS file...)
 #
 # One static library for a folder under src/, and one test program for the tests beside its sources.
+# GPU_TESTS make a second one, NAME_gpu_test, whose cases have the label `gpu` (ctest -L gpu): they skip
+# themselves, loudly, on machines without a GPU.
 # An installed Keiko (KeikoConfig.cmake.in) has it as Keiko::NAME.
 
 set_property(GLOBAL PROPERTY KEIKO_ROOM_TABLE "")
@@ -17,8 +19,24 @@ function(keiko_precompile target kind header)
   endif()
 endfunction()
 
+# One test program of a room; `label`: of its cases, may be empty.
+function(keiko_test_program target room pch label)
+  add_executable(${target} ${ARGN})
+  target_link_libraries(${target} PRIVATE keiko_${room} GTest::gtest_main)
+  set_source_files_properties(${ARGN} PROPERTIES
+    COMPILE_DEFINITIONS KEIKO_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  if(pch)
+    keiko_precompile(${target} TEST ${pch})
+  endif()
+  if(label)
+    set(label LABELS ${label})
+  endif()
+  gtest_discover_tests(${target} TEST_PREFIX ${room}. DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]" ${label})
+endfunction()
+
 function(keiko_room name)
-  cmake_parse_arguments(ROOM "" "" "USES;LINKS;SOURCES;TESTS;PCH" ${ARGN})
+  cmake_parse_arguments(ROOM "" "" "USES;LINKS;SOURCES;TESTS;GPU_TESTS;PCH" ${ARGN})
   add_library(keiko_${name} STATIC ${ROOM_SOURCES})
   target_include_directories(keiko_${name} PUBLIC
     $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src> $<INSTALL_INTERFACE:include/keiko>)
@@ -36,15 +54,10 @@ function(keiko_room name)
   list(JOIN ROOM_USES "," row)
   set_property(GLOBAL APPEND PROPERTY KEIKO_ROOM_TABLE "${name}:${row}")
   if(KEIKO_TESTS AND ROOM_TESTS)
-    add_executable(${name}_test ${ROOM_TESTS})
-    target_link_libraries(${name}_test PRIVATE keiko_${name} GTest::gtest_main)
-    set_source_files_properties(${ROOM_TESTS} PROPERTIES
-      COMPILE_DEFINITIONS KEIKO_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-    if(ROOM_PCH)
-      keiko_precompile(${name}_test TEST ${ROOM_PCH})
-    endif()
-    gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 60
-      PROPERTIES TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+    keiko_test_program(${name}_test ${name} "${ROOM_PCH}" "" ${ROOM_TESTS})
+  endif()
+  if(KEIKO_TESTS AND ROOM_GPU_TESTS)
+    keiko_test_program(${name}_gpu_test ${name} "${ROOM_PCH}" gpu ${ROOM_GPU_TESTS})
   endif()
 endfunction()
 

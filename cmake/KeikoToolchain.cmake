@@ -5,6 +5,7 @@ if(KEIKO_CCACHE)
   # pch_defines and time_macros: without them ccache refuses files that use a precompiled header.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
       CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${KEIKO_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${KEIKO_CCACHE})
 endif()
 
 find_program(KEIKO_MOLD mold)
@@ -21,14 +22,20 @@ if(KEIKO_MOLD)
   endif()
 endif()
 
-add_compile_options(-Wall -Wextra -Wno-missing-field-initializers)
+# nvcc hands to the host compiler what follows -Xcompiler, and refuses it otherwise. Its own code is not
+# sanitized: what the kernels compute is checked in the references.
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wno-missing-field-initializers>"
+                    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  add_compile_options(-Wno-restrict)  # GCC bug 105651: false alarms on std::string operator+
+  # GCC bug 105651: false alarms on std::string operator+
+  add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Wno-restrict>)
 endif()
 if(KEIKO_WERROR)
-  add_compile_options(-Werror)
+  add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Werror>
+                      "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Werror;-Werror=all-warnings>")
 endif()
 if(KEIKO_SANITIZE)
-  add_compile_options(-fsanitize=${KEIKO_SANITIZE} -fno-omit-frame-pointer -g)
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${KEIKO_SANITIZE};-fno-omit-frame-pointer;-g>")
   add_link_options(-fsanitize=${KEIKO_SANITIZE})
 endif()

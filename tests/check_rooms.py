@@ -8,7 +8,7 @@ import re
 import sys
 
 # Rooms that must not see torch, so that they build in seconds.
-NO_TORCH = {"base", "config", "report", "media", "data"}
+NO_TORCH = {"base", "config", "report", "media", "data", "cuda"}
 
 
 def main():

@@ -1,0 +1,50 @@
+// What the room's functions are in a build without CUDA: they say so.
+
+#include <string>
+
+#include "base/error.h"
+#include "cuda/memory.h"
+
+namespace keiko::cuda {
+namespace {
+
+constexpr const char* kNotBuilt =
+    "this Keiko was built without CUDA; install the CUDA toolkit (nvcc), then configure again with "
+    "-DKEIKO_CUDA=ON";
+
+[[noreturn]] void refuse(const char* what) {
+  fail(ErrorKind::kUsage, "{} needs a GPU, but {}", what, kNotBuilt);
+}
+
+}  // namespace
+
+bool is_built() { return false; }
+int device_count() { return 0; }
+std::string why_no_device() { return kNotBuilt; }
+std::string device_name(int) { refuse("the name of a device"); }
+DeviceMemory device_memory(int) { refuse("a device's memory"); }
+DeviceScope::DeviceScope(int) { refuse("a device"); }
+DeviceScope::~DeviceScope() = default;
+
+// No stream or event can be made, so what would work on one is out of reach, but for lent streams.
+Stream::Stream(int) { refuse("a stream"); }
+Stream::~Stream() = default;
+void Stream::wait(const Event&) const { refuse("a stream"); }
+void Stream::synchronize() const { refuse("a stream"); }
+Event::Event(int, bool) { refuse("an event"); }
+Event::~Event() = default;
+void Event::record(const Stream&) { refuse("an event"); }
+bool Event::is_reached() const { refuse("an event"); }
+void Event::synchronize() const { refuse("an event"); }
+double Event::elapsed_ms(const Event&) const { refuse("an event"); }
+
+DeviceBuffer::DeviceBuffer(int, size_t, const char* purpose) { refuse(purpose); }
+DeviceBuffer::~DeviceBuffer() = default;
+DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
+PinnedBuffer::~PinnedBuffer() = default;
+uint8_t* PinnedBuffer::reserve(size_t) { refuse(purpose_); }
+void copy_to_device(void*, const void*, size_t, const Stream&) { refuse("a copy to a device"); }
+void copy_to_host(void*, const void*, size_t, const Stream&) { refuse("a copy from a device"); }
+
+}  // namespace keiko::cuda
