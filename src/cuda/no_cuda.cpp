@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cuda/memory.h"
+#include "cuda/surface_pixels.h"
 
 namespace keiko::cuda {
 namespace {
@@ -46,5 +47,14 @@ PinnedBuffer::~PinnedBuffer() = default;
 uint8_t* PinnedBuffer::reserve(size_t) { refuse(purpose_); }
 void copy_to_device(void*, const void*, size_t, const Stream&) { refuse("a copy to a device"); }
 void copy_to_host(void*, const void*, size_t, const Stream&) { refuse("a copy from a device"); }
+
+struct SurfacePixels::Tables {};
+SurfacePixels::SurfacePixels() { refuse("the pixel kernel"); }
+SurfacePixels::~SurfacePixels() = default;
+SurfacePixels::SurfacePixels(SurfacePixels&&) noexcept = default;
+void SurfacePixels::convert(const AVFrame&, const media::PixelGeometry&, uint8_t*, uint8_t*,
+                            uint8_t*, int64_t, const Stream&) {
+  refuse("the pixel kernel");
+}
 
 }  // namespace keiko::cuda
