@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cuda/memory.h"
+#include "cuda/patch_kernels.h"
 #include "cuda/surface_pixels.h"
 
 namespace keiko::cuda {
@@ -55,6 +56,20 @@ SurfacePixels::SurfacePixels(SurfacePixels&&) noexcept = default;
 void SurfacePixels::convert(const AVFrame&, const media::PixelGeometry&, uint8_t*, uint8_t*,
                             uint8_t*, int64_t, const Stream&) {
   refuse("the pixel kernel");
+}
+
+void take_patches(const PatchInput&, PatchType, void*, const Stream&) {
+  refuse("the kernel that makes patches");
+}
+void take_targets(const PatchInput&, PatchTarget, PatchType, void*, const Stream&) {
+  refuse("the kernel that makes targets");
+}
+void target_errors(const PatchInput&, PatchTarget, PatchType, const void*, float*, const Stream&) {
+  refuse("the kernel that sums errors");
+}
+void target_errors_backward(const PatchInput&, PatchTarget, PatchType, const void*, const float*,
+                            void*, const Stream&) {
+  refuse("the kernel that differentiates errors");
 }
 
 }  // namespace keiko::cuda
