@@ -27,7 +27,7 @@ void LoaderOptions::bind(config::Binder& b) {
 
 Loader::Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t)> slice_of,
                int64_t first_step, bool training, int threads, int prefetch,
-               MakeDecoder make_decoder)
+               MakeDecoder make_decoder, const media::MakeBuffer& make_buffer)
     : env_(env),
       dataset_(dataset),
       slice_of_(std::move(slice_of)),
@@ -36,7 +36,10 @@ Loader::Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t)> s
       slots_(size_t(prefetch) + 1),
       next_step_(first_step),
       prepared_step_(first_step) {
-  for (size_t i = 0; i < slots_.size(); ++i) prepare(slots_[i], prepared_step_++);
+  for (Slot& slot : slots_) {
+    slot.buffer = make_buffer ? make_buffer() : std::make_unique<media::HeapBuffer>();
+    prepare(slot, prepared_step_++);
+  }
   for (int t = 0; t < std::max(1, threads); ++t) threads_.emplace_back([this] { work(); });
 }
 
@@ -73,7 +76,8 @@ void Loader::prepare(Slot& slot, int64_t step) {
   slot.batch.step = step;
   slot.batch.clips.assign(size_t(n), ClipPlan());
   slot.batch.first = slice.first;
-  slot.batch.video.resize(size_t(n * 3 * clip.num_frames * clip.size * clip.size));
+  const auto bytes = size_t(n * 3 * clip.num_frames * clip.size * clip.size);
+  slot.batch.video = {slot.buffer->reserve(bytes), bytes};
   slot.batch.bad.clear();
   slot.batch.gave_up = false;
   slot.batch.cost = {};

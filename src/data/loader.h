@@ -19,6 +19,7 @@
 #include "config/binder.h"
 #include "data/augment.h"
 #include "data/dataset.h"
+#include "media/batch_buffer.h"
 #include "media/clip_decoder.h"
 
 namespace keiko::data {
@@ -37,7 +38,7 @@ struct Batch {
   int64_t step = 0;
   int64_t first = 0;  // of the slice that it holds
   std::vector<ClipPlan> clips;
-  std::vector<uint8_t> video;
+  std::span<uint8_t> video;  // of the slot's buffer, as long as the batch is valid
   // Samples that were bad and have been replaced, with the reason of each: one for a group.
   struct Bad {
     int64_t position;  // the first of the group in this batch
@@ -66,9 +67,11 @@ class Loader {
  public:
   // Starts decoding step `first_step` at once. `slice_of(step)` must be pure; an empty slice ends
   // the stream. `training` chooses between training and evaluation plans. `dataset` and `env` must
-  // outlive the loader.
+  // outlive the loader. `make_buffer` makes the memory of each of the prefetch + 1 slots; empty:
+  // heap.
   Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t step)> slice_of,
-         int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder);
+         int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder,
+         const media::MakeBuffer& make_buffer = nullptr);
   // Stops within one clip's time; a wait for another try of a read ends at once.
   ~Loader();
   Loader(const Loader&) = delete;
@@ -81,6 +84,7 @@ class Loader {
  private:
   struct Slot {
     Batch batch;
+    std::unique_ptr<media::BatchBuffer> buffer;  // of batch.video
     int64_t step = -1;
     std::vector<int64_t> groups;  // where each begins in the batch, and where the last one ends
     int64_t missing = 0;          // groups not decoded yet

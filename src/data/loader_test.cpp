@@ -77,6 +77,64 @@ TEST_F(LoaderTest, SamplesDependOnSeedAndPositionAlone) {
   }
 }
 
+// Memory that counts itself and stands for pages that a device reads.
+struct Counts {
+  int made = 0, alive = 0, grown = 0;
+  std::vector<std::pair<const uint8_t*, size_t>> memory;  // of every buffer, as it is now
+};
+class CountingBuffer : public media::BatchBuffer {
+ public:
+  explicit CountingBuffer(Counts* counts) : counts_(counts), index_(size_t(counts->made++)) {
+    ++counts->alive;
+    counts->memory.resize(size_t(counts->made));
+  }
+  ~CountingBuffer() override { --counts_->alive; }
+  uint8_t* reserve(size_t size) override {
+    if (size > memory_.size()) {
+      ++counts_->grown;
+      memory_.assign(size, 0xee);
+    }
+    counts_->memory[index_] = {memory_.data(), memory_.size()};
+    return memory_.data();
+  }
+
+ private:
+  Counts* counts_;
+  size_t index_;
+  std::vector<uint8_t> memory_;
+};
+
+TEST_F(LoaderTest, BatchesLieInBuffersOfTheCallersMakingOneForEachSlotAndNeverMore) {
+  const Dataset dataset(env, {{path("train.kix")}}, small_clip(), {}, 5, 1);
+  const auto slice = [](int64_t s) {
+    return Slice{s * 8, s * 8 + (s == 3 ? 10 : 8)};  // one batch needs more
+  };
+  const auto decoder = [] { return std::make_unique<media::CpuClipDecoder>(env); };
+  Counts counts;
+  {
+    Loader with(env, dataset, slice, 0, true, 2, 2, decoder,
+                [&] { return std::make_unique<CountingBuffer>(&counts); });
+    Loader without(env, dataset, slice, 0, true, 2, 2, decoder);
+    EXPECT_EQ(counts.made, 3) << "prefetch 2 and the one handed out";
+    std::set<const uint8_t*> seen;
+    for (int step = 0; step < 9; ++step) {
+      const Batch &a = with.next(), &b = without.next();
+      ASSERT_EQ(a.video.size(), a.clips.size() * 3 * 8 * 32 * 32);
+      EXPECT_TRUE(std::equal(a.video.begin(), a.video.end(), b.video.begin(), b.video.end()))
+          << "step " << step;
+      seen.insert(a.video.data());
+      EXPECT_TRUE(std::any_of(
+          counts.memory.begin(), counts.memory.end(),
+          [&](const auto& m) { return m.first == a.video.data() && m.second >= a.video.size(); }))
+          << "step " << step;
+    }
+    EXPECT_LE(seen.size(), 4u) << "slots are used again";
+    EXPECT_EQ(counts.made, 3);
+    EXPECT_EQ(counts.grown, 4) << "one for each slot, and one for the larger batch";
+  }
+  EXPECT_EQ(counts.alive, 0);
+}
+
 TEST_F(LoaderTest, AVideoThatIsGoneOrChangedIsNamed) {
   const TempFolder folder;
   for (const char* name : {"a.mp4", "b.mp4"})
