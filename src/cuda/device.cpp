@@ -25,6 +25,7 @@ std::string why_no_device() {
   int driver = 0, runtime = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return "no NVIDIA driver is loaded on this machine";
   return fmt::format("cudaGetDeviceCount: {} (driver for CUDA {}.{}, Keiko was built with {}.{})",
                      cudaGetErrorString(status), driver / 1000, driver % 1000 / 10, runtime / 1000,
                      runtime % 1000 / 10);
