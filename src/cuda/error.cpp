@@ -32,10 +32,12 @@ bool is_bug(cudaError_t status) {
   }
 }
 
-int current_device() {
-  int device = -1;
-  cudaGetDevice(&device);
-  return device;
+// "device 0", or that there is none, which the message then explains.
+std::string current_device() {
+  int device = 0;
+  if (cudaGetDevice(&device) == cudaSuccess) return fmt::format("device {}", device);
+  cudaGetLastError();
+  return "no device";
 }
 
 }  // namespace
@@ -44,7 +46,7 @@ void check(int code, const char* call) {
   const auto status = cudaError_t(code);
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next, innocent, call would report it again
-  fail(is_bug(status) ? ErrorKind::kInternal : ErrorKind::kIo, "{} on device {}: {} ({})", call,
+  fail(is_bug(status) ? ErrorKind::kInternal : ErrorKind::kIo, "{} on {}: {} ({})", call,
        current_device(), cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
@@ -60,7 +62,7 @@ void check_allocation(int code, const char* call, int64_t bytes, const char* pur
   size_t free = 0, total = 0;
   cudaMemGetInfo(&free, &total);
   fail(ErrorKind::kIo,
-       "{} on device {}: out of memory for {}: {} bytes wanted, {} of {} bytes free; lower "
+       "{} on {}: out of memory for {}: {} bytes wanted, {} of {} bytes free; lower "
        "micro_batch_size, or see what else uses the device (nvidia-smi)",
        call, current_device(), purpose, bytes, free, total);
 }
