@@ -15,3 +15,18 @@
 #else
 #define KEIKO_HOST_DEVICE inline
 #endif
+
+namespace keiko::cuda {
+
+// What `from` points to, and nobody writes while kernels that read it run: on a device it comes
+// through the read-only cache, and the compiler may load ahead of stores to other memory.
+template <class T>
+KEIKO_HOST_DEVICE T load_constant(const T* from) {
+#ifdef __CUDA_ARCH__
+  return __ldg(from);
+#else
+  return *from;
+#endif
+}
+
+}  // namespace keiko::cuda

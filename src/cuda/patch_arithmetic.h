@@ -66,7 +66,7 @@ KEIKO_HOST_DEVICE float load_float(const Bfloat16* from) {
 KEIKO_HOST_DEVICE const uint8_t* patch_origin(const PatchInput& in, int64_t i) {
   const PatchGrid& g = in.grid;
   const int64_t width = g.columns * g.patch_size, frame = g.rows * g.patch_size * width;
-  const int64_t spatial = g.rows * g.columns, token = in.ids[i];
+  const int64_t spatial = g.rows * g.columns, token = load_constant(in.ids + i);
   return in.video + i / in.kept * 3 * g.times * g.tubelet_size * frame +
          token / spatial * g.tubelet_size * frame +
          token % spatial / g.columns * g.patch_size * width + token % g.columns * g.patch_size;
@@ -111,7 +111,7 @@ KEIKO_HOST_DEVICE PatchStatistics patch_statistics(uint64_t sum, uint64_t square
 KEIKO_HOST_DEVICE float target_value(const PatchGrid& g, const uint8_t* origin, PatchTarget unit,
                                      const PatchStatistics* statistics, int32_t i) {
   const int32_t channel = i % 3;
-  const uint8_t level = origin[pixel_offset(g, channel, i / 3)];
+  const uint8_t level = load_constant(origin + pixel_offset(g, channel, i / 3));
   if (unit == PatchTarget::kUnit) return float(level) / 255.0f;
   if (unit == PatchTarget::kImageNet) return normalised_level(level, channel);
   const PatchStatistics& s = statistics[channel];

@@ -48,12 +48,12 @@ struct SurfaceTask {
 template <class Sample>
 KEIKO_HOST_DEVICE float blend_rows(const SurfacePlane& plane, const SurfaceAxis& rows, int32_t y,
                                    int32_t x) {
-  const Sample* at = static_cast<const Sample*>(plane.samples) + rows.first[y] * plane.stride +
-                     int64_t(x) * plane.step;
+  const Sample* at = static_cast<const Sample*>(plane.samples) +
+                     load_constant(rows.first + y) * plane.stride + int64_t(x) * plane.step;
   const float* weights = rows.weights + int64_t(y) * rows.taps;
   float sum = 0;
   for (int32_t k = 0; k < rows.taps; ++k, at += plane.stride)
-    sum = fmaf(weights[k], float(*at >> plane.shift), sum);
+    sum = fmaf(load_constant(weights + k), float(load_constant(at) >> plane.shift), sum);
   return sum;
 }
 
@@ -61,7 +61,8 @@ KEIKO_HOST_DEVICE float blend_rows(const SurfacePlane& plane, const SurfaceAxis&
 KEIKO_HOST_DEVICE float blend_columns(const float* blended, const SurfaceAxis& columns, int32_t x) {
   const float* weights = columns.weights + int64_t(x) * columns.taps;
   float sum = 0;
-  for (int32_t k = 0; k < columns.taps; ++k) sum = fmaf(weights[k], blended[k], sum);
+  for (int32_t k = 0; k < columns.taps; ++k)
+    sum = fmaf(load_constant(weights + k), blended[k], sum);
   return sum;
 }
 

@@ -34,7 +34,8 @@ __device__ float resize_directly(const SurfacePlane& plane, const SurfaceAxis& c
   const float* weights = columns.weights + int64_t(x) * columns.taps;
   float sum = 0;
   for (int k = 0; k < columns.taps; ++k)
-    sum = fmaf(weights[k], blend_rows<Sample>(plane, rows, y, columns.first[x] + k), sum);
+    sum = fmaf(load_constant(weights + k), blend_rows<Sample>(plane, rows, y, columns.first[x] + k),
+               sum);
   return sum;
 }
 
