@@ -9,7 +9,7 @@ set_property(CACHE KEIKO_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(KEIKO_CUDA_ARCHITECTURES "80;90" CACHE STRING
   "GPU architectures to compile for, as CMAKE_CUDA_ARCHITECTURES takes them (80: A100, 90: H100)")
 set(KEIKO_HAS_CUDA OFF)
-if(KEIKO_CUDA STREQUAL OFF)
+if(NOT KEIKO_CUDA)  # AUTO counts as true here
   return()
 endif()
 
@@ -50,8 +50,8 @@ if(problem STREQUAL "")
   set(CMAKE_CUDA_RUNTIME_LIBRARY None)
   set(KEIKO_HAS_CUDA ON)
   message(STATUS "CUDA: ${KEIKO_NVCC} ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${KEIKO_CUDA_ARCHITECTURES}")
-elseif(KEIKO_CUDA STREQUAL ON)
-  message(FATAL_ERROR "KEIKO_CUDA=ON, but ${problem}. Install the CUDA toolkit, set CUDA_HOME, or use "
+elseif(NOT KEIKO_CUDA STREQUAL AUTO)
+  message(FATAL_ERROR "KEIKO_CUDA=${KEIKO_CUDA}, but ${problem}. Install the CUDA toolkit, set CUDA_HOME, or use "
                       "-DKEIKO_CUDA=AUTO or OFF.")
 else()
   message(STATUS "CUDA: off (${problem})")

@@ -1,8 +1,7 @@
 #include "cuda/surface_pixels.h"
 
-#include <algorithm>
 #include <cstring>
-#include <optional>
+#include <vector>
 
 #include "cuda/error.h"
 #include "cuda/memory.h"
