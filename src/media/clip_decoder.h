@@ -10,26 +10,12 @@
 #include <string>
 
 #include "base/env.h"
-#include "base/open_files.h"
-#include "media/decode_plan.h"
+#include "media/clip_frames.h"
 #include "media/frame_decoder.h"
 #include "media/packet_table.h"
 #include "media/pixels.h"
 
 namespace keiko::media {
-
-// What one clip cost.
-struct ClipCost {
-  int64_t opens = 0;       // containers opened (0 with direct reads)
-  int64_t file_opens = 0;  // files opened (0 when the file was read shortly before)
-  int64_t reads = 0;       // file reads
-  int64_t bytes = 0;       // bytes read
-  int64_t packets_decoded = 0;
-  int64_t packets_dropped = 0;
-  int64_t complaints = 0;  // packets that the decoder refused, frames that it reported damaged
-  double decode_s = 0;     // reading and decoding
-  double convert_s = 0;    // pixels
-};
 
 // Another cut of the same frames: they are decoded once however many views are made of them.
 struct ClipView {
@@ -66,15 +52,14 @@ class ClipDecoder {
 class CpuClipDecoder : public ClipDecoder {
  public:
   // `env` reads the files and outlives the decoder. Keeps up to `contexts` codecs open for reuse.
-  explicit CpuClipDecoder(Env* env, size_t contexts = 4)
-      : env_(env), files_(env, kMostFiles), most_contexts_(contexts) {}
+  explicit CpuClipDecoder(Env* env, size_t contexts = 4) : frames_(env), most_contexts_(contexts) {}
 
   ClipCost decode(const ClipRequest& request) override;
 
   // Decodes `frames` (any order, repeats allowed) and calls `receive` once per distinct frame, in
   // presentation order. The frame is valid during the call. Errors as decode(), but damage that the
   // decoder patched up is only counted.
-  using ReceiveFrame = std::function<void(int64_t index, const AVFrame& frame)>;
+  using ReceiveFrame = ClipFrames::Receive;
   ClipCost decode_frames(const PacketTable& table, const std::string& path,
                          std::span<const int64_t> frames, const ReceiveFrame& receive,
                          LoopFilter loop_filter = LoopFilter::kExact);
@@ -87,15 +72,11 @@ class CpuClipDecoder : public ClipDecoder {
   };
   FrameDecoder& decoder_for(const PacketTable& table, LoopFilter loop_filter);
 
-  static constexpr size_t kMostFiles = 32;
-
-  Env* env_;
-  OpenFiles files_;
+  ClipFrames frames_;
   size_t most_contexts_;
   std::list<OpenDecoder> decoders_;                // newest first
   std::unique_ptr<FrameDecoder> alone_;            // the last one for a stream that allows no reuse
   std::vector<PixelConverter<float>> converters_;  // one a view: each keeps its tables
-  std::vector<uint8_t> bytes_;
 };
 
 }  // namespace keiko::media

@@ -6,7 +6,10 @@
 
 #pragma once
 #include <functional>
+#include <set>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "media/ffmpeg.h"
 #include "media/packet_table.h"
@@ -20,9 +23,21 @@ enum class LoopFilter {
   kSkip,              // no frame is filtered; the error grows until the next key frame
 };
 
-// A context with the stream's parameters (reorder depth included), not opened yet.
-// Throws Error(kData) when this FFmpeg has no such codec.
-CodecPointer make_codec_context(const StreamParameters& stream);
+// What a decoder on hardware needs besides the stream.
+struct DecoderSetup {
+  std::string decoder;  // libavcodec's name ("av1"); empty: its first choice for the codec
+  // Sets what the context must have before it is opened: a device, the choice of formats.
+  std::function<void(AVCodecContext&)> prepare;
+  // A flush makes libavcodec's H.264 and HEVC decoders open the hardware's session anew, which
+  // costs NVDEC 50 to 70 ms. true: a clip that starts with an instant refresh follows the last one
+  // without a flush, as joined streams do, and what is still inside at its end is pushed out with
+  // the clip's first packet instead of an end of stream.
+  bool keeps_session = false;
+};
+
+// A context with the stream's parameters (reorder depth included), not opened yet. `decoder` as in
+// DecoderSetup. Throws Error(kData) when this FFmpeg has no such codec.
+CodecPointer make_codec_context(const StreamParameters& stream, const std::string& decoder = {});
 
 // Not thread-safe.
 class FrameDecoder {
@@ -37,17 +52,21 @@ class FrameDecoder {
 
   // Opens the decoder. Throws Error(kData) when it cannot.
   explicit FrameDecoder(const StreamParameters& stream, LoopFilter loop_filter = LoopFilter::kExact,
-                        Shows shows = Shows::kEverything);
+                        Shows shows = Shows::kEverything, const DecoderSetup& setup = {});
 
   // Feeds one packet. `discard`: decode it, never show it. Bytes are copied. `demuxed`, when not
   // null, gives what travels beside the bytes (new codec parameters, a palette). A packet that the
   // decoder refuses is counted and passed over, as the ffmpeg command line does.
   void feed(std::span<const uint8_t> bytes, uint32_t ordinal, bool discard, const Receive& receive,
             const AVPacket* demuxed = nullptr);
-  // Gives out all frames still inside. Only restart() may follow.
+  // Gives out all frames still inside; when the session is kept, those that were fed to be shown.
+  // Only restart() may follow.
   void drain(const Receive& receive);
   // Forgets everything; the next packet must be a random-access point.
   void restart();
+  // As restart(), and the next packet is of another stream: of the same codec, profile, size and
+  // format, and with extradata if the last one had any.
+  void restart(const StreamParameters& stream);
 
   // Packets refused and frames reported damaged since construction.
   int64_t complaints() const { return complaints_; }
@@ -55,6 +74,9 @@ class FrameDecoder {
   bool lost_an_ordinal() const { return lost_an_ordinal_; }
 
  private:
+  void begin_clip(std::span<const uint8_t> first);
+  void send(std::span<const uint8_t> bytes, int64_t pts, bool discard, const Receive& receive,
+            const AVPacket* demuxed);
   void receive_all(const Receive& receive);
 
   CodecPointer context_;
@@ -64,6 +86,16 @@ class FrameDecoder {
   uint32_t last_fed_ = 0;
   int64_t complaints_ = 0;
   bool lost_an_ordinal_ = false;
+
+  const bool keeps_session_;
+  StreamParameters stream_;     // the one that is fed now, or next
+  bool is_new_stream_ = false;  // its parameters go with the next packet
+  // For a decoder that keeps its session.
+  bool is_beginning_ = true;  // the next packet is a clip's first
+  bool has_ended_ = false;    // only a flush lets the decoder go on
+  int64_t clip_ = 0;          // travels above the ordinal: frames of earlier clips are told apart
+  std::vector<uint8_t> refresh_;  // first packet of the clip; empty when it is no instant refresh
+  std::set<uint32_t> awaited_;    // fed to be shown, and not out yet
 };
 
 // Fingerprint of a frame's size, format and every visible sample.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "media/instant_refresh.h"
 
 namespace keiko::media {
 namespace {
@@ -48,7 +49,14 @@ int64_t WantedFrames::place_of(uint32_t ordinal) {
 
 FedPlan feed_plan(const PacketTable& table, const DecodePlan& plan, PacketSource& source,
                   const std::function<FrameDecoder&()>& next_decoder,
-                  const FrameDecoder::Receive& take, const std::function<bool()>& is_done) {
+                  const FrameDecoder::Receive& take, const std::function<bool()>& is_done,
+                  Unwanted unwanted) {
+  // Where frames were seen, not concluded, a packet may be half a picture: the other half shows it.
+  const bool hides = unwanted == Unwanted::kHidden && !table.mapped_by_decoding;
+  std::vector<uint32_t> shown;
+  if (hides)
+    for (uint32_t frame : plan.frames) shown.push_back(table.frame_packet[frame]);
+  std::sort(shown.begin(), shown.end());
   FrameDecoder* decoder = &next_decoder();
   FedPlan fed;
   fed.complaints = -decoder->complaints();
@@ -69,8 +77,10 @@ FedPlan feed_plan(const PacketTable& table, const DecodePlan& plan, PacketSource
     }
     const uint32_t ordinal = plan.packets[i];
     const PacketSource::Packet packet = source.get(ordinal);
-    decoder->feed(packet.bytes, ordinal, (table.flags[ordinal] & kDiscard) != 0, take,
-                  packet.demuxed);
+    const bool discard = (table.flags[ordinal] & kDiscard) ||
+                         (hides && !std::binary_search(shown.begin(), shown.end(), ordinal) &&
+                          may_be_hidden(table.stream, packet.bytes));
+    decoder->feed(packet.bytes, ordinal, discard, take, packet.demuxed);
     ++fed.packets;
   }
   if (!is_done()) decoder->drain(take);

@@ -70,6 +70,11 @@ class WantedFrames {
   std::unordered_map<uint32_t, uint32_t> turns_;  // frames that came from a packet so far
 };
 
+// What becomes of the frames that are decoded and not wanted. Hiding them keeps a GPU from copying
+// them out of its decoder; what a hidden packet brings to be shown later must not be hidden
+// (may_be_hidden).
+enum class Unwanted { kComeOut, kHidden };
+
 // Feeds the plan's packets until `is_done` or there are no more. `next_decoder` gives the decoder
 // to start with, and a fresh one at every later start when the table allows no reuse; each stays
 // valid until the next is asked for. `take` gets every frame that comes out.
@@ -79,6 +84,7 @@ struct FedPlan {
 };
 FedPlan feed_plan(const PacketTable& table, const DecodePlan& plan, PacketSource& source,
                   const std::function<FrameDecoder&()>& next_decoder,
-                  const FrameDecoder::Receive& take, const std::function<bool()>& is_done);
+                  const FrameDecoder::Receive& take, const std::function<bool()>& is_done,
+                  Unwanted unwanted = Unwanted::kComeOut);
 
 }  // namespace keiko::media
