@@ -8,6 +8,7 @@
 #include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/command.h"
+#include "cli/doctor_gpu.h"
 #include "media/ffmpeg.h"
 #include "report/progress.h"
 
@@ -45,6 +46,7 @@ nlohmann::ordered_json examine() {
                              : "MISSING: keiko synth needs it";
   j["torch"] = TORCH_VERSION;
   j["cuda"] = "not in this build: training runs on the CPU";
+  j["gpu"] = examine_gpus();
   j["ranks"] = "Gloo over TCP";
   return j;
 }

@@ -4,7 +4,10 @@ Truth: the command line of the design; json, numpy and Pillow open what keiko wr
 """
 
 import json
+import os
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -22,13 +25,13 @@ OPTIONS = {
     "eval": ["--json"],
     "bench": ["decode", "loader", "step", "reduce", "checkpoint"],
     "simulate": ["--costs", "--ranks", "--set", "--json", "--plot", "link_bytes_per_s"],
-    "doctor": [],
+    "doctor": ["--json"],
 }
 
 
-def parsed(keiko, *args):
+def parsed(keiko, *args, **kwargs):
     """stdout as JSON: nothing else may stand there."""
-    done = keiko(*args)
+    done = keiko(*args, **kwargs)
     try:
         return json.loads(done.stdout)
     except ValueError as e:
@@ -66,8 +69,87 @@ def test_an_error_begins_with_the_command_and_fits_a_line(keiko, tmp_path):
     assert len(lines) == 1 and lines[0].startswith("keiko decode: ") and "no.mp4" in lines[0], done.stderr
 
 
-def test_doctor_runs(keiko):
-    assert keiko("doctor").stdout.strip()
+def test_doctor_says_the_same_in_words_and_in_json(keiko):
+    report = parsed(keiko, "doctor", "--json")
+    words = keiko("doctor").stdout
+    for key, value in report.items():
+        assert re.search(rf"^{key.removesuffix('_bytes')}\b", words, re.M), f"{key} is not in {words}"
+        if isinstance(value, dict):
+            for name in value:
+                assert re.search(rf"^{key} +{re.escape(name)}: \S", words, re.M), f"{key} {name} is not in {words}"
+
+
+def libraries_first_in(folder):
+    return {"LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))}
+
+
+def test_doctor_says_what_is_missing_for_gpus_and_what_to_do(keiko, tmp_path):
+    """A driver that is not one stands for a machine without: the answer does not depend on where this runs."""
+    (tmp_path / "libcuda.so.1").write_text("not a library")
+    gpu = parsed(keiko, "doctor", "--json", env=libraries_first_in(tmp_path))["gpu"]
+    assert set(gpu) == {"driver", "nvdec", "ffmpeg", "torch", "nccl"}
+    assert gpu["driver"].startswith("none: ") and "libcuda.so.1" in gpu["driver"]
+    assert "install NVIDIA's driver" in gpu["driver"]
+    assert gpu["nvdec"].startswith("none: ")
+    assert "NVDEC" in gpu["ffmpeg"] and "CUDA" in gpu["torch"]
+    assert re.match(r"none: .*nvidia-nccl|\d+\.\d+\.\d+$", gpu["nccl"])
+
+
+# A driver with one GPU, as cuda.h and cuviddec.h declare what Keiko asks of it. It takes H.264 of 8 bits
+# 4:2:0 and HEVC of up to 10 bits 4:2:0, on 7 engines.
+FAKE_CUDA = """
+#include <string.h>
+int cuInit(unsigned f) { return FAILS ? 999 : 0; }
+int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
+int cuDeviceGetCount(int* n) { *n = 1; return 0; }
+int cuDeviceGet(int* d, int i) { *d = 40 + i; return 0; }
+int cuDeviceGetName(char* s, int n, int d) { strncpy(s, d == 40 ? "Paper H100" : "?", n); return 0; }
+int cuDeviceGetAttribute(int* v, int a, int d) { *v = a == 75 ? 9 : a == 76 ? 1 : -1; return 0; }
+int cuDeviceTotalMem_v2(unsigned long* n, int d) { *n = 80ul << 30; return 0; }
+static int held = 0, pushed = 0;
+int cuDevicePrimaryCtxRetain(void** c, int d) { *c = &held; ++held; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int d) { return --held < 0; }
+int cuCtxPushCurrent_v2(void* c) { pushed += c == &held; return 0; }
+int cuCtxPopCurrent_v2(void** c) { return --pushed < 0; }
+int cuMemGetInfo_v2(unsigned long* f, unsigned long* t) {
+  *f = 79ul << 30; *t = 80ul << 30;
+  return held == 1 && pushed == 1 ? 0 : 201;  /* no context */
+}
+int cuGetErrorName(int e, const char** s) { *s = "CUDA_ERROR_OF_PAPER"; return 0; }
+"""
+FAKE_CUVID = """
+struct caps { int codec, chroma; unsigned depth, r1[3]; unsigned char ok, engines; unsigned short formats;
+              unsigned w, h, mbs; unsigned short min_w, min_h; unsigned char hist, bits; unsigned short bins;
+              unsigned r3[10]; };
+int cuvidGetDecoderCaps(struct caps* c) {
+  c->ok = c->chroma == 1 && (c->codec == 4 ? c->depth == 0 : c->codec == 8 && c->depth <= 2);
+  c->engines = 7; c->w = c->codec == 4 ? 4096 : 8192; c->h = c->w; c->mbs = 65536; c->min_w = 48; c->min_h = 16;
+  return 0;
+}
+"""
+
+
+def fake_library(path, code, *flags):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("no C compiler to make a stand-in for NVIDIA's driver")
+    subprocess.run([compiler, "-shared", "-fPIC", "-xc", "-", "-o", path, *flags], input=code, text=True, check=True)
+
+
+def test_doctor_reports_gpus_and_what_their_decoders_take(keiko, tmp_path):
+    fake_library(tmp_path / "libcuda.so.1", FAKE_CUDA, "-DFAILS=0")
+    env = libraries_first_in(tmp_path)
+    gpu = parsed(keiko, "doctor", "--json", env=env)["gpu"]
+    assert gpu["driver"] == "knows CUDA up to 13.0"
+    assert gpu["gpu 0"] == "Paper H100, compute capability 9.1, 84.8 GB of 85.9 GB free"
+    assert "gpu 0 decodes" not in gpu and "libnvcuvid.so.1" in gpu["nvdec"] and "video" in gpu["nvdec"]
+    fake_library(tmp_path / "libnvcuvid.so.1", FAKE_CUVID)
+    gpu = parsed(keiko, "doctor", "--json", env=env)["gpu"]
+    assert gpu["nvdec"].startswith("there")
+    assert gpu["gpu 0 decodes"] == ("h264 4:2:0 8 bits to 4096x4096, hevc 4:2:0 8/10 bits to 8192x8192; 7 engines")
+    fake_library(tmp_path / "libcuda.so.1", FAKE_CUDA, "-DFAILS=1")
+    gpu = parsed(keiko, "doctor", "--json", env=env)["gpu"]
+    assert "999 (CUDA_ERROR_OF_PAPER)" in gpu["driver"] and "gpu 0" not in gpu
 
 
 def test_synth_is_deterministic_and_complete(keiko, few, tmp_path):
