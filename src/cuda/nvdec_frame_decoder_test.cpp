@@ -16,6 +16,7 @@
 #include "base/rng.h"
 #include "base/temp_folder.h"
 #include "media/clip_decoder.h"
+#include "media/clip_encoder.h"
 #include "media/clip_frames.h"
 
 namespace keiko::cuda {
@@ -143,6 +144,44 @@ TEST(NvdecFrameDecoder, ClipsOfAwkwardVideosEqualThoseOfTheCpuPath) {
   const std::vector<Video> videos = videos_in(std::string(media) + "/edge");
   ASSERT_GT(videos.size(), 5u);
   expect_same_frames(videos, 150);
+}
+
+// Why sessions are kept at all: libavcodec asks for the format, hence opens the hardware, at every
+// flush.
+TEST(NvdecFrameDecoder, WithoutKeepingTheSessionEveryClipOpensTheHardware) {
+  const TempFolder folder;
+  std::vector<uint8_t> luma(32 * 32 * 40);
+  for (size_t i = 0; i < luma.size(); ++i) luma[i] = uint8_t(i * 7 + i / 900);
+  const auto bytes = media::encode_mp4(luma, {});
+  const std::string path = folder.path() + "/x.mp4";
+  publish(default_env(), path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const PacketTable table = media::scan_video(path);
+  for (const bool keeps : {false, true}) {
+    int opens = 0;
+    media::DecoderSetup setup;
+    setup.keeps_session = keeps;
+    setup.prepare = [&](AVCodecContext& context) {
+      context.opaque = &opens;
+      context.get_format = [](AVCodecContext* c, const AVPixelFormat* offered) {
+        ++*static_cast<int*>(c->opaque);
+        return avcodec_default_get_format(c, offered);
+      };
+    };
+    media::FrameDecoder decoder(table.stream, media::LoopFilter::kExact,
+                                media::FrameDecoder::Shows::kEverything, setup);
+    media::ClipFrames clips(default_env());
+    for (int64_t clip = 0; clip < 6; ++clip) {
+      const int64_t frames[2] = {clip, 39 - clip};
+      clips.decode(
+          table, path, frames,
+          [&]() -> media::FrameDecoder& {
+            decoder.restart();
+            return decoder;
+          },
+          [](int64_t, const AVFrame&) {});
+    }
+    EXPECT_EQ(opens, keeps ? 1 : 6);
+  }
 }
 
 // Videos that the ffmpeg command line makes, each to break one assumption.
