@@ -78,6 +78,23 @@ else()
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   target_link_libraries(keiko_torch INTERFACE OpenMP::OpenMP_CXX)
 endif()
+# torch's CUDA part: of the same wheel, for the module that alone links it (src/gpu). Headers of the
+# toolkit bring those of NCCL, or the wheel's sibling package does.
+if(KEIKO_HAS_CUDA AND EXISTS ${KEIKO_TORCH}/lib/libtorch_cuda.so)
+  find_package(CUDAToolkit REQUIRED)
+  find_path(KEIKO_NCCL_INCLUDE nccl.h
+    HINTS ${CUDAToolkit_INCLUDE_DIRS} ${KEIKO_TORCH}/../nvidia/nccl/include)
+  if(KEIKO_NCCL_INCLUDE)
+    add_library(keiko_torch_cuda INTERFACE)
+    target_include_directories(keiko_torch_cuda SYSTEM INTERFACE
+      ${CUDAToolkit_INCLUDE_DIRS} ${KEIKO_NCCL_INCLUDE})
+    target_compile_definitions(keiko_torch_cuda INTERFACE USE_C10D_NCCL)
+    target_link_libraries(keiko_torch_cuda INTERFACE keiko_torch -Wl,--no-as-needed
+      ${KEIKO_TORCH}/lib/libtorch_cuda.so ${KEIKO_TORCH}/lib/libc10_cuda.so -Wl,--as-needed)
+  else()
+    message(STATUS "No nccl.h: this build computes on CPUs alone (install NCCL's headers)")
+  endif()
+endif()
 # The wheel's own CUDA libraries lie in sibling packages; libtorch_cpu.so finds them by its own rpath.
 target_link_options(keiko_torch INTERFACE -Wl,-rpath,${KEIKO_TORCH}/lib
   -Wl,--allow-shlib-undefined)

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "dist/c10d_work.h"
 
 namespace keiko::dist {
 namespace {
@@ -50,47 +51,8 @@ class SingleCommunicator : public Communicator {
     return std::make_unique<SingleCommunicator>();
   }
   std::string meeting() const override { return "alone"; }
+  c10d::Store* store() const override { return nullptr; }
   void set_watcher(Watcher*) override {}
-};
-
-std::string first_line(const std::exception& e) {
-  std::string text = e.what();
-  text.resize(std::min(text.find('\n'), text.size()));
-  return text;
-}
-
-// c10d's errors as ours: with what the watcher knows of the cause, or else with the collective's
-// name in front.
-template <class Call>
-auto named(const std::string& what, int64_t rank, Watcher* watcher, Call call) {
-  try {
-    return call();
-  } catch (const std::exception& e) {
-    const std::string known = watcher ? watcher->explain(what, first_line(e)) : "";
-    if (!known.empty()) throw Error(ErrorKind::kIo, known);
-    fail(ErrorKind::kIo,
-         "rank {}: {} failed: {}. A rank is dead, silent or cut off; start the job again to go on "
-         "from the last checkpoint",
-         rank, what, first_line(e));
-  }
-}
-
-class GlooWork : public Work {
- public:
-  GlooWork(c10::intrusive_ptr<c10d::Work> work, std::string what, int64_t rank, Watcher* watcher)
-      : work_(std::move(work)), what_(std::move(what)), rank_(rank), watcher_(watcher) {}
-  void wait() override {
-    if (watcher_) watcher_->waits_for(what_);
-    named(what_, rank_, watcher_, [&] { work_->wait(); });
-    if (watcher_) watcher_->goes_on();
-  }
-  bool is_done() override { return work_->isCompleted(); }
-
- private:
-  c10::intrusive_ptr<c10d::Work> work_;
-  std::string what_;
-  int64_t rank_;
-  Watcher* watcher_;
 };
 
 class GlooCommunicator : public Communicator {
@@ -156,12 +118,13 @@ class GlooCommunicator : public Communicator {
     });
   }
   std::string meeting() const override { return name_; }
+  c10d::Store* store() const override { return store_.get(); }
   void set_watcher(Watcher* watcher) override { watcher_ = watcher; }
 
  private:
   template <class Start>
   std::unique_ptr<Work> start(const std::string& what, Start begin) {
-    return std::make_unique<GlooWork>(named(what, rank_, watcher_, begin), what, rank_, watcher_);
+    return std::make_unique<C10dWork>(named(what, rank_, watcher_, begin), what, rank_, watcher_);
   }
 
   std::string name_;

@@ -9,6 +9,10 @@
 
 #include "dist/launch.h"
 
+namespace c10d {
+class Store;
+}
+
 namespace keiko::dist {
 
 // A collective under way.
@@ -67,6 +71,9 @@ class Communicator {
   // What this meeting of the ranks is called: the same on all of them, and another one whenever
   // they start again, also where a launcher keeps the store from one start to the next.
   virtual std::string meeting() const = 0;
+  // What the ranks met through, for those who bring another process group along; the
+  // communicator's. Null: one rank alone.
+  virtual c10d::Store* store() const = 0;
 
   // Who is told from now on, also by groups made later; nobody when null. Outlives the
   // communicator's use.

@@ -1,0 +1,60 @@
+// What can only be seen on a GPU; skips loudly without one.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "dist/ranks_for_tests.h"
+#include "gpu/accelerator.h"
+
+namespace keiko::gpu {
+namespace {
+
+// Forks before anything of CUDA is touched: a child cannot use a context of its parent.
+TEST(Gpu, NcclCarriesWhatIsOnTheGpuAndGlooTheRest) {
+  for (int64_t world : {1, 2, 3})
+    dist::run_ranks(world, [world](dist::Communicator& host) {
+      if (cuda::device_count() == 0) return 0;  // said by the next test
+      // NCCL takes ranks on one GPU for ranks of several hosts, then.
+      ::setenv("NCCL_HOSTID", fmt::format("rank-{}", host.rank()).c_str(), 1);
+      const auto gpu = load_accelerator(int(host.rank()) % cuda::device_count());
+      const auto c = gpu->make_communicator(host, 60);
+      const double sum = double(world * (world + 1) / 2);
+      for (const at::Device device : {at::Device(at::kCPU), gpu->device()}) {
+        const auto options = at::TensorOptions().device(device).dtype(at::kFloat);
+        const at::Tensor x = at::full({1000}, double(host.rank() + 1), options);
+        c->all_reduce(x)->wait();
+        if (!x.eq(sum).all().item<bool>()) return 2;
+        const at::Tensor whole = at::empty({world * 4}, options);
+        c->all_gather_into(whole, at::full({4}, double(host.rank()), options))->wait();
+        const at::Tensor expected = at::arange(world, options).repeat_interleave(4);
+        if (!at::equal(whole, expected)) return 3;
+        const at::Tensor part = at::empty({4}, options);
+        c->reduce_scatter(part, expected.clone())->wait();
+        if (!part.eq(double(world * host.rank())).all().item<bool>()) return 4;
+        const at::Tensor said = at::full({3}, double(host.rank()), options);
+        c->broadcast(said, world - 1);
+        if (!said.eq(double(world - 1)).all().item<bool>()) return 5;
+      }
+      return 0;
+    });
+}
+
+TEST(Gpu, TorchComputesOnItAndCountsItsMemory) {
+  if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU: " << why_no_accelerator();
+  const auto gpu = load_accelerator(0);
+  gpu->reset_peak_memory();
+  const int64_t before = gpu->memory().allocated;
+  const at::Tensor a = at::arange(1 << 20, at::kDouble).reshape({1024, 1024}).remainder(7);
+  const at::Tensor product = a.to(gpu->device()).matmul(a.t().to(gpu->device()));
+  gpu->synchronize();
+  EXPECT_TRUE(at::equal(product.cpu(), a.matmul(a.t())));  // whole numbers: any order is exact
+  EXPECT_GE(gpu->memory().peak_allocated - before, 3 * 8 * (1 << 20));
+  EXPECT_GT(gpu->memory().total, gpu->memory().allocated);
+  EXPECT_FALSE(gpu->name().empty());
+}
+
+}  // namespace
+}  // namespace keiko::gpu
