@@ -45,9 +45,13 @@ at::Tensor flat_zeros(int64_t numbers, at::ScalarType dtype) {
   return at::empty({0}, dtype).set_(vector.storage(), 0, {numbers}, {1});
 }
 
+at::Tensor flat_zeros(int64_t numbers, at::ScalarType dtype, at::Device device) {
+  return device.is_cpu() ? flat_zeros(numbers, dtype)
+                         : at::zeros({numbers}, at::TensorOptions(dtype).device(device));
+}
+
 at::Tensor flat_zeros_like(const at::Tensor& vector) {
-  return vector.is_cpu() ? flat_zeros(vector.numel(), vector.scalar_type())
-                         : at::zeros_like(vector);
+  return flat_zeros(vector.numel(), vector.scalar_type(), vector.device());
 }
 
 }  // namespace keiko::model

@@ -6,6 +6,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 
@@ -16,6 +17,8 @@ at::DataPtr map_memory(size_t bytes);
 
 // A vector of zeros on the CPU, in memory of its own where it is long enough for that to pay.
 at::Tensor flat_zeros(int64_t numbers, at::ScalarType dtype);
+// The same on any device; elsewhere than on the CPU torch's allocator has the memory.
+at::Tensor flat_zeros(int64_t numbers, at::ScalarType dtype, at::Device device);
 // As long as `vector`, of its dtype, on its device.
 at::Tensor flat_zeros_like(const at::Tensor& vector);
 

@@ -264,8 +264,8 @@ class Checker {
            {std::pair(config_.vit.positions, "rope.output"),
             std::pair(std::string("rope_interleaved"), "rope.output_interleaved")})
         if (has(name))
-          output(name,
-                 rotate(x, make_rotation(raster, x.size(3), config_.side(), order, t_.dtype)));
+          output(name, rotate(x, make_rotation(raster, rope_frequencies(x.size(3), order),
+                                               config_.side(), t_.dtype)));
     }
   }
 

@@ -51,12 +51,21 @@ void fill(const ParameterSpec& spec, uint64_t seed, at::Tensor value) {
 // Numbers up to the next boundary of 64 bytes, for vectors of any length.
 int64_t aligned(int64_t numbers) { return (numbers + 15) / 16 * 16; }
 
+// Makes `handle`, and all copies of it, stand for `data`. As Module::to does it, but for meta
+// tensors: set_data() takes none, though the step beneath it does.
+void point_at(at::Tensor& handle, const at::Tensor& data) {
+  if (data.is_meta())
+    handle.unsafeGetTensorImpl()->shallow_copy_from(data.getIntrusivePtr());
+  else
+    handle.set_data(data);
+}
+
 // Makes parameters views of their buffer, one after the other.
 void place(const std::vector<Parameter*>& members, const FlatBuffer& buffer) {
   int64_t start = 0;
   for (Parameter* p : members) {
     const int64_t n = product(p->spec.shape);
-    p->value.set_data(buffer.value.narrow(0, start, n).view(p->spec.shape));
+    point_at(p->value, buffer.value.narrow(0, start, n).view(p->spec.shape));
     if (buffer.grad.defined()) {
       p->value.requires_grad_(true);
       // Defined before the first backward, so that autograd adds into the buffer in place.
@@ -74,6 +83,11 @@ at::Tensor Parameters::declare(ParameterSpec spec) {
   return handle;
 }
 
+at::Tensor Parameters::declare_table(at::Tensor table) {
+  tables_.push_back(table);
+  return table;
+}
+
 void Parameters::mark_inside(size_t first) {
   for (size_t i = first; i < parameters_.size(); ++i) parameters_[i].is_inside = true;
 }
@@ -87,7 +101,9 @@ void Parameters::allocate(uint64_t seed, bool trained) {
 }
 
 void Parameters::allocate_copy(const Parameters& source) {
+  device_ = source.device();
   lay_out(false);
+  move_tables();
   const auto unmatched = load(source.published());
   if (!unmatched.missing.empty())
     fail(ErrorKind::kInternal, "a copy of parameters lacks {}", unmatched.missing[0]);
@@ -118,8 +134,8 @@ void Parameters::lay_out(bool trained) {
     });
     int64_t total = 0;
     for (auto g = group; g != end; ++g) total += aligned(numbers_of(g->second));
-    storage.value = flat_zeros(total, dtype_);
-    if (trained) storage.grad = flat_zeros(total, dtype_);
+    storage.value = flat_zeros(total, dtype_, device_);
+    if (trained) storage.grad = flat_zeros(total, dtype_, device_);
     int64_t start = 0;
     for (; group != end; ++group) {
       const int64_t numbers = numbers_of(group->second);
@@ -139,6 +155,42 @@ void Parameters::lay_out(bool trained) {
     storage.last = buffers_.size();
     blocks_.push_back(std::move(storage));
   }
+}
+
+void Parameters::move_to(at::Device device) {
+  if (device == device_) return;
+  const c10::NoGradGuard no_grad;
+  for (size_t s = 0; s < blocks_.size(); ++s) {
+    BlockStorage& block = blocks_[s];
+    const auto moved = [&](const at::Tensor& from) {
+      if (!from.defined()) return from;
+      at::Tensor to = flat_zeros(from.numel(), dtype_, device);
+      return to.copy_(from);
+    };
+    block.value = moved(block.value);
+    block.grad = moved(block.grad);
+    // A view keeps its place: storages begin with their first number.
+    const auto same_view = [&](const at::Tensor& whole, const at::Tensor& view) {
+      return whole.narrow(0, view.storage_offset(), view.numel()).view(view.sizes());
+    };
+    for (size_t b = block.first; b < block.last; ++b) {
+      FlatBuffer& buffer = buffers_[b];
+      if (block.grad.defined()) buffer.grad = same_view(block.grad, buffer.value);
+      buffer.value = same_view(block.value, buffer.value);
+    }
+    for (Parameter& p : parameters_) {
+      if (p.storage != s) continue;
+      if (block.grad.defined()) p.value.mutable_grad() = same_view(block.grad, p.value);
+      point_at(p.value, same_view(block.value, p.value));
+    }
+  }
+  // What torch calls it: "cuda" may be cuda:3.
+  device_ = blocks_.empty() ? device : blocks_[0].value.device();
+  move_tables();
+}
+
+void Parameters::move_tables() {
+  for (at::Tensor& table : tables_) point_at(table, table.to(device_));
 }
 
 std::vector<OwnedSlice> Parameters::whole_slices() const {
@@ -217,9 +269,10 @@ void update_average(Parameters& teacher, const Parameters& student, double momen
     const auto found =
         std::find_if(student.buffers().begin(), student.buffers().end(),
                      [&](const FlatBuffer& other) { return other.name == mine.name; });
-    if (found == student.buffers().end() || found->value.numel() != mine.value.numel())
-      fail(ErrorKind::kInternal, "buffer {} has no counterpart of {} numbers", mine.name,
-           mine.value.numel());
+    if (found == student.buffers().end() || found->value.numel() != mine.value.numel() ||
+        student.device() != teacher.device())
+      fail(ErrorKind::kInternal, "buffer {} has no counterpart of {} numbers on {}", mine.name,
+           mine.value.numel(), teacher.device().str());
     mine.value.lerp_(found->value, 1 - momentum);
   }
 }
@@ -227,8 +280,9 @@ void update_average(Parameters& teacher, const Parameters& student, double momen
 uint64_t Parameters::hash() const {
   std::string digest;
   for (const FlatBuffer& buffer : buffers_) {
-    const auto* bytes = static_cast<const uint8_t*>(buffer.value.const_data_ptr());
-    digest += buffer.name + hex64(xxh3({bytes, size_t(buffer.value.nbytes())}));
+    const at::Tensor value = buffer.value.to(at::kCPU);  // itself where it is there
+    const auto* bytes = static_cast<const uint8_t*>(value.const_data_ptr());
+    digest += buffer.name + hex64(xxh3({bytes, size_t(value.nbytes())}));
   }
   return xxh3(std::string_view(digest));
 }

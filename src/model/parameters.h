@@ -6,6 +6,7 @@
 
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <optional>
@@ -84,7 +85,7 @@ struct OwnedSlice {
 
 using NamedTensor = std::pair<std::string, at::Tensor>;
 
-// Not thread-safe.
+// All of them are on one device, the CPU to begin with. Not thread-safe.
 class Parameters {
  public:
   // `dtype`: at::kFloat, or at::kDouble for tests.
@@ -94,6 +95,10 @@ class Parameters {
 
   // Announces a parameter. The handle is empty until allocate() and stays valid afterwards.
   at::Tensor declare(ParameterSpec spec);
+  // A tensor on the CPU that a model reads beside its parameters and that nothing changes (fixed
+  // positions, indices): it goes where they go. The handle returned stays valid. Neither trained,
+  // counted, published nor hashed.
+  at::Tensor declare_table(at::Tensor table);
   // All that was declared since all().size() was `first` is read only while a BlockRunner runs its
   // block: parameter sharding needs not have it otherwise.
   void mark_inside(size_t first);
@@ -101,8 +106,15 @@ class Parameters {
   // `trained` false: without gradients.
   void allocate(uint64_t seed, bool trained = true);
   // The same for parameters that are not trained: no gradients, values copied from the parameters
-  // of `source` with the same names, which must all be there.
+  // of `source` with the same names, which must all be there. On the device of `source`.
   void allocate_copy(const Parameters& source);
+  // Makes values, gradients and tables anew on `device` and copies them there, one block after the
+  // other. Handles stay valid; FlatBuffer and BlockStorage tensors that somebody kept do not. Call
+  // after allocate(), before a graph is recorded and before there are an optimiser, a reducer or
+  // shards, which keep such tensors. Nothing to do when they are there. at::kMeta has shapes and no
+  // values: a model can be checked there for what it computes on.
+  void move_to(at::Device device);
+  at::Device device() const { return device_; }
 
   const std::vector<Parameter>& all() const { return parameters_; }
   std::vector<FlatBuffer>& buffers() { return buffers_; }
@@ -121,28 +133,33 @@ class Parameters {
   std::vector<std::pair<std::string, std::vector<int64_t>>> published_shapes() const;
   // Views under their published names, sorted.
   std::vector<NamedTensor> published() const;
-  // Copies `tensors` into the parameters of those names (converting the dtype). Returns the names
+  // Copies `tensors`, from whatever device, into the parameters of those names (converting the
+  // dtype). Returns the names
   // of parameters that no tensor was given for, and of tensors that no parameter has. Throws
   // Error(kData) on another shape, naming both.
   struct Unmatched {
     std::vector<std::string> missing, unused;
   };
   Unmatched load(const std::vector<NamedTensor>& tensors);
-  // xxh3 over names and bytes of all values: equal on all ranks of a run.
+  // xxh3 over names and bytes of all values: equal on all ranks of a run, and on every device. Goes
+  // through the host, one buffer at a time.
   uint64_t hash() const;
 
  private:
   void lay_out(bool trained);
+  void move_tables();
 
   at::ScalarType dtype_;
+  at::Device device_ = at::kCPU;
   std::vector<Parameter> parameters_;
+  std::vector<at::Tensor> tables_;
   std::vector<FlatBuffer> buffers_;
   std::vector<BlockStorage> blocks_;
 };
 
 // Exponential moving average: teacher = momentum * teacher + (1 - momentum) * student, buffer by
 // buffer. `student` may hold more buffers; those of `teacher` must be there under the same names
-// with the same sizes (Error(kInternal)).
+// with the same sizes, on the same device (Error(kInternal)). The host does not wait.
 void update_average(Parameters& teacher, const Parameters& student, double momentum);
 
 }  // namespace keiko::model

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/temp_folder.h"
+#include "model/meta_device_for_tests.h"
 #include "model/safetensors.h"
 #include "model/videomae.h"
 
@@ -76,6 +77,81 @@ TEST(Parameters, GradientsLandInTheFlatBuffers) {
   t.parameters.zero_grad();
   for (const Parameter& p : t.parameters.all())
     EXPECT_EQ(p.value.grad().abs().max().item<float>(), 0);
+}
+
+// Another name of the same device has everything made anew, and the values can be compared.
+const at::Device kAnotherCpu(at::kCPU, 0);
+
+TEST(Parameters, MovedOnesAreTheSameModelInOtherMemory) {
+  for (const bool is_trained : {true, false}) {
+    Tiny here(1), there(1);
+    Parameters copy(at::kFloat);
+    const VideoMaeClassifier twin(copy, there.vit, there.grid, VideoMaeHeadOptions{5});
+    if (!is_trained) copy.allocate_copy(there.parameters);
+    Parameters& moved = is_trained ? there.parameters : copy;
+    const VideoMaeClassifier& model = is_trained ? *there.model : twin;
+    if (is_trained)
+      for (auto& buffer : moved.buffers()) buffer.grad.fill_(0.5);
+    const void* before = moved.blocks()[0].value.const_data_ptr();
+    std::vector<FlatBuffer> layout = moved.buffers();
+    moved.move_to(kAnotherCpu);
+
+    EXPECT_NE(moved.blocks()[0].value.const_data_ptr(), before);
+    EXPECT_EQ(moved.hash(), here.parameters.hash());
+    for (size_t i = 0; i < layout.size(); ++i) {
+      const FlatBuffer& buffer = moved.buffers()[i];
+      EXPECT_EQ(buffer.name, layout[i].name);
+      EXPECT_EQ(buffer.value.storage_offset(), layout[i].value.storage_offset());
+      EXPECT_FALSE(buffer.value.is_alias_of(layout[i].value));
+      ASSERT_EQ(buffer.grad.defined(), is_trained);
+      if (is_trained) {
+        EXPECT_TRUE(buffer.grad.equal(layout[i].grad));
+        EXPECT_FALSE(buffer.grad.is_alias_of(layout[i].grad));
+      }
+    }
+    for (const Parameter& p : moved.all()) {
+      EXPECT_TRUE(p.value.is_alias_of(moved.blocks()[p.storage].value)) << p.spec.name;
+      EXPECT_EQ(p.value.requires_grad(), is_trained) << p.spec.name;
+      if (is_trained) {
+        EXPECT_TRUE(p.value.grad().is_alias_of(moved.blocks()[p.storage].grad));
+      }
+    }
+    // The model's own handles follow.
+    const at::Tensor patches = at::randn({3, here.grid.count(), here.grid.patch_values()});
+    const at::Tensor want = here.model->forward(patches, {}, BlockRunner());
+    const at::Tensor got = model.forward(patches, {}, BlockRunner());
+    EXPECT_TRUE(got.equal(want));
+    if (!is_trained) continue;
+    moved.zero_grad();
+    want.square().sum().backward();
+    got.square().sum().backward();
+    for (size_t i = 0; i < layout.size(); ++i)
+      EXPECT_TRUE(moved.buffers()[i].grad.equal(here.parameters.buffers()[i].grad));
+  }
+}
+
+TEST(Parameters, OnADeviceTheyAreCopiedLoadedAndAveragedThere) {
+  Tiny here(1), there(1);
+  const auto numbers = here.parameters.published();
+  there.parameters.move_to(at::kMeta);
+  Parameters average(at::kFloat);
+  const VideoMaeClassifier twin(average, there.vit, there.grid, VideoMaeHeadOptions{5});
+  average.allocate_copy(there.parameters);
+  const MetaWatch watch;
+  EXPECT_TRUE(there.parameters.load(numbers).missing.empty());
+  there.parameters.zero_grad();
+  update_average(average, there.parameters, 0.9);
+  twin.forward(at::empty({2, there.grid.count(), there.grid.patch_values()}, at::kMeta), {},
+               BlockRunner());
+  for (const Parameters* parameters : {&there.parameters, &average}) {
+    EXPECT_EQ(parameters->device(), at::Device(at::kMeta));
+    for (const auto& [name, tensor] : parameters->published())
+      EXPECT_TRUE(tensor.is_meta()) << name;
+    for (const BlockStorage& block : parameters->blocks()) EXPECT_TRUE(block.value.is_meta());
+  }
+  EXPECT_EQ(watch.uploads(), int(numbers.size()));  // of load() alone
+  EXPECT_TRUE(watch.downloads().empty());
+  EXPECT_THROW(update_average(average, here.parameters, 0.9), Error);
 }
 
 TEST(Parameters, NormsBiasesAndTokensDoNotDecay) {

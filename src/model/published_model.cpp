@@ -49,8 +49,7 @@ PublishedModel::Output PublishedModel::forward(const at::Tensor& video) const {
          c.is_vjepa2() ? "frames" : std::to_string(c.num_frames), c.height, c.width);
   const TokenGrid grid = make_grid(c.vit, video.size(2), c.height, c.width);
   const at::Tensor patches = normalise_patches(patchify(video, grid), grid, parameters_.dtype());
-  const at::Tensor ids =
-      at::arange(grid.count(), at::kLong).unsqueeze(0).expand({video.size(0), -1});
+  const at::Tensor ids = all_tokens(video.size(0), grid, video.device());
   const BlockRunner runner;
   const Modules& m = *modules_;
   if (m.videomae) return {m.videomae->forward(patches, ids, {}, runner), {}};

@@ -8,8 +8,7 @@ namespace keiko::model {
 
 int64_t rope_channels(int64_t head_width) { return 2 * ((head_width / 3) / 2); }
 
-Rotation make_rotation(const at::Tensor& ids, int64_t head_width, int64_t side,
-                       const std::string& order, at::ScalarType dtype) {
+at::Tensor rope_frequencies(int64_t head_width, const std::string& order) {
   const int64_t channels = rope_channels(head_width);
   if (order == "none" || channels == 0) return {};
   std::vector<double> frequencies;
@@ -18,13 +17,18 @@ Rotation make_rotation(const at::Tensor& ids, int64_t head_width, int64_t side,
     const int64_t index = order == "rope_interleaved" ? j / 2 : j % half;
     frequencies.push_back(std::pow(10000.0, -double(index) / double(half)));
   }
-  const at::Tensor frequency = at::tensor(frequencies, at::kDouble);
+  return at::tensor(frequencies, at::kDouble);
+}
+
+Rotation make_rotation(const at::Tensor& ids, const at::Tensor& frequencies, int64_t side,
+                       at::ScalarType dtype) {
+  if (!frequencies.defined()) return {};
   const int64_t frame = side * side;
   const at::Tensor axes = at::stack(
       {ids.floor_divide(frame), ids.remainder(frame).floor_divide(side), ids.remainder(side)},
       -1);  // [B, N, 3]
   const at::Tensor angle =
-      (axes.to(at::kDouble).unsqueeze(-1) * frequency).flatten(2).unsqueeze(1);  // [B, 1, N, C]
+      (axes.to(at::kDouble).unsqueeze(-1) * frequencies).flatten(2).unsqueeze(1);  // [B, 1, N, C]
   return {angle.cos().to(dtype), angle.sin().to(dtype)};
 }
 

@@ -28,13 +28,14 @@ VideoMaeEncoder::VideoMaeEncoder(Parameters& parameters, const VitOptions& o, co
     : options_(o), has_final_norm_(has_final_norm) {
   embed_ = declare_patch_embedding(parameters, "videomae.embeddings.patch_embeddings.projection", o,
                                    Init::kXavierUniform);
-  positions_ = o.positions == "learned"
-                   ? parameters.declare({"videomae.embeddings.position_embeddings",
-                                         {1, grid.count(), o.width},
-                                         0,
-                                         false,
-                                         Init::kTruncNormal})
-                   : sinusoid_table(grid.count(), o.width, parameters.dtype());
+  positions_ =
+      o.positions == "learned"
+          ? parameters.declare({"videomae.embeddings.position_embeddings",
+                                {1, grid.count(), o.width},
+                                0,
+                                false,
+                                Init::kTruncNormal})
+          : parameters.declare_table(sinusoid_table(grid.count(), o.width, parameters.dtype()));
   for (int64_t i = 0; i < o.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("videomae.encoder.layer.{}", i),
                                     int(1 + i), kVideoMaeNames,
@@ -65,12 +66,14 @@ VideoMaePretraining::VideoMaePretraining(Parameters& parameters, const VitOption
       declare_linear(parameters, "encoder_to_decoder", first_block_, e.width, d.width, false);
   mask_token_ =
       parameters.declare({"mask_token", {1, 1, d.width}, first_block_, false, Init::kTruncNormal});
-  positions_ = e.positions == "learned" ? parameters.declare({"decoder.position_embeddings",
-                                                              {1, grid.count(), d.width},
-                                                              first_block_,
-                                                              false,
-                                                              Init::kTruncNormal})
-                                        : sinusoid_table(grid.count(), d.width, parameters.dtype());
+  positions_ =
+      e.positions == "learned"
+          ? parameters.declare({"decoder.position_embeddings",
+                                {1, grid.count(), d.width},
+                                first_block_,
+                                false,
+                                Init::kTruncNormal})
+          : parameters.declare_table(sinusoid_table(grid.count(), d.width, parameters.dtype()));
   for (int64_t i = 0; i < d.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("decoder.decoder_layers.{}", i),
                                     first_block_ + int(i), kVideoMaeNames,
@@ -105,7 +108,7 @@ VideoMaeClassifier::VideoMaeClassifier(Parameters& parameters, const VitOptions&
                                        const TokenGrid& grid, const VideoMaeHeadOptions& head)
     : encoder_(parameters, o, grid, !head.mean_pooling),
       mean_pooling_(head.mean_pooling),
-      all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {
+      all_ids_(parameters.declare_table(all_tokens(1, grid))) {
   const int last = int(o.depth) + 1;
   if (mean_pooling_) fc_norm_ = declare_norm(parameters, "fc_norm", last, o.width, head.norm_eps);
   // VideoMAE's fine-tuning starts the head near zero: trunc_normal(0.02) times 0.001.

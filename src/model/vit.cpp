@@ -117,29 +117,32 @@ at::Tensor unpatchify(const at::Tensor& patches, const TokenGrid& g) {
       .reshape({b, 3, g.times * g.tubelet_size, g.rows * g.patch_size, g.columns * g.patch_size});
 }
 
-at::Tensor all_tokens(int64_t clips, const TokenGrid& grid) {
-  return at::arange(grid.count(), at::kLong).unsqueeze(0).expand({clips, -1});
+at::Tensor all_tokens(int64_t clips, const TokenGrid& grid, at::Device device) {
+  return at::arange(grid.count(), at::TensorOptions(at::kLong).device(device))
+      .unsqueeze(0)
+      .expand({clips, -1});
 }
 
 at::Tensor gather_tokens(const at::Tensor& tokens, const at::Tensor& ids) {
   const int64_t b = tokens.size(0), n = tokens.size(1);
   // Rows of one long table: index_select copies whole rows, where gather would copy numbers.
-  const at::Tensor starts = at::arange(b, at::kLong).mul_(n).unsqueeze(1);
+  const at::Tensor starts = at::arange(b, ids.options()).mul_(n).unsqueeze(1);
   return tokens.reshape({b * n, tokens.size(2)})
       .index_select(0, ids.add(starts).flatten())
       .view({b, ids.size(1), tokens.size(2)});
 }
 
+at::Tensor by_channel(const float (&values)[3], const at::Tensor& like) {
+  // Filled there: a copy from the host would make it wait.
+  at::Tensor column = at::empty({3, 1}, like.options());
+  for (int64_t channel = 0; channel < 3; ++channel) column[channel].fill_(values[channel]);
+  return column;
+}
+
 at::Tensor normalise_patches(const at::Tensor& patches, const TokenGrid& g, at::ScalarType dtype) {
-  const at::Tensor mean = at::tensor(at::ArrayRef<float>(kImageNetMean, 3)).to(dtype).view({3, 1});
-  const at::Tensor std = at::tensor(at::ArrayRef<float>(kImageNetStd, 3)).to(dtype).view({3, 1});
   const auto shape = patches.sizes().vec();
-  return patches.to(dtype)
-      .div_(255)
-      .view({shape[0], shape[1], 3, g.patch_values() / 3})
-      .sub_(mean)
-      .div_(std)
-      .view(shape);
+  at::Tensor x = patches.to(dtype).div_(255).view({shape[0], shape[1], 3, g.patch_values() / 3});
+  return x.sub_(by_channel(kImageNetMean, x)).div_(by_channel(kImageNetStd, x)).view(shape);
 }
 
 at::Tensor sinusoid_table(int64_t n, int64_t width, at::ScalarType dtype) {

@@ -67,9 +67,11 @@ at::Tensor patchify(const at::Tensor& video, const TokenGrid& grid);
 // The inverse: [B, N, P] -> [B, 3, T, H, W].
 at::Tensor unpatchify(const at::Tensor& patches, const TokenGrid& grid);
 // Indices of all tokens of each clip, int64 [clips, N].
-at::Tensor all_tokens(int64_t clips, const TokenGrid& grid);
+at::Tensor all_tokens(int64_t clips, const TokenGrid& grid, at::Device device = at::kCPU);
 // Rows `ids` [B, K] (int64) of `tokens` [B, N, C] -> [B, K, C].
 at::Tensor gather_tokens(const at::Tensor& tokens, const at::Tensor& ids);
+// `values` (kImageNetMean or kImageNetStd) as a column [3, 1], made where `like` is, in its dtype.
+at::Tensor by_channel(const float (&values)[3], const at::Tensor& like);
 // uint8 patches -> (x / 255 - mean) / std in `dtype`.
 at::Tensor normalise_patches(const at::Tensor& patches, const TokenGrid& grid,
                              at::ScalarType dtype);

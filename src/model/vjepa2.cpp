@@ -28,6 +28,12 @@ Linear trunc_normal_linear(Parameters& parameters, const std::string& name, int 
   return declare_linear(parameters, name, block, in, out, Init::kTruncNormal, 0.02);
 }
 
+at::Tensor declare_frequencies(Parameters& parameters, int64_t head_width,
+                               const std::string& order) {
+  const at::Tensor frequencies = rope_frequencies(head_width, order);
+  return frequencies.defined() ? parameters.declare_table(frequencies) : frequencies;
+}
+
 }  // namespace
 
 VJepa2Encoder::VJepa2Encoder(Parameters& parameters, const VitOptions& o, int64_t side,
@@ -35,6 +41,7 @@ VJepa2Encoder::VJepa2Encoder(Parameters& parameters, const VitOptions& o, int64_
     : options_(o), side_(side) {
   embed_ = declare_patch_embedding(parameters, prefix + "encoder.embeddings.patch_embeddings.proj",
                                    o, Init::kTruncNormal);
+  frequencies_ = declare_frequencies(parameters, o.width / o.heads, o.positions);
   for (int64_t i = 0; i < o.depth; ++i)
     blocks_.push_back(declare_block(parameters, fmt::format("{}encoder.layer.{}", prefix, i),
                                     int(1 + i), kVJepa2Names,
@@ -45,8 +52,7 @@ VJepa2Encoder::VJepa2Encoder(Parameters& parameters, const VitOptions& o, int64_
 
 at::Tensor VJepa2Encoder::forward(const at::Tensor& patches, const at::Tensor& ids,
                                   const at::Tensor& keep, const BlockRunner& runner) const {
-  const Rotation rotation = make_rotation(ids, options_.width / options_.heads, side_,
-                                          options_.positions, patches.scalar_type());
+  const Rotation rotation = make_rotation(ids, frequencies_, side_, patches.scalar_type());
   at::Tensor x = apply_linear(patches, embed_.weight.flatten(1), embed_.bias);
   for (size_t i = 0; i < blocks_.size(); ++i)
     x = runner.run(
@@ -72,6 +78,7 @@ VJepa2Predictor::VJepa2Predictor(Parameters& parameters, const VitOptions& e,
                                      first_block_,
                                      false,
                                      Init::kZeros});
+  frequencies_ = declare_frequencies(parameters, o.width / o.heads, e.positions);
   for (int64_t i = 0; i < o.depth; ++i)
     blocks_.push_back(declare_block(
         parameters, fmt::format("{}layer.{}", prefix_, i), first_block_ + int(i), kVJepa2Names,
@@ -91,9 +98,8 @@ VJepa2Predictor::Prediction VJepa2Predictor::forward(const at::Tensor& context,
   const at::Tensor token = mask_tokens_[options_.mask_token % options_.mask_tokens]
                                .to(seen.scalar_type())
                                .expand({seen.size(0), m, options_.width});
-  const Rotation rotation =
-      make_rotation(at::cat({context_ids, target_ids}, 1), options_.width / options_.heads, side_,
-                    encoder_.positions, mask_tokens_.scalar_type());
+  const Rotation rotation = make_rotation(at::cat({context_ids, target_ids}, 1), frequencies_,
+                                          side_, mask_tokens_.scalar_type());
   at::Tensor x = at::cat({seen, token}, 1);
   // Unless the context tokens are said, too, the last block computes the target's alone.
   const int64_t unread = context_proj.weight.defined() ? 0 : k;

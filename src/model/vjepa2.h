@@ -38,6 +38,7 @@ class VJepa2Encoder {
   VitOptions options_;
   int64_t side_;
   Linear embed_;
+  at::Tensor frequencies_;  // see rope_frequencies()
   std::vector<Block> blocks_;
   LayerNorm norm_;
 };
@@ -80,6 +81,7 @@ class VJepa2Predictor {
   std::string prefix_;
   Linear embed_, proj_;
   at::Tensor mask_tokens_;  // [n, 1, 1, width]
+  at::Tensor frequencies_;  // see rope_frequencies()
   std::vector<Block> blocks_;
   LayerNorm norm_;
 };
