@@ -143,12 +143,6 @@ struct SplitAttention : torch::autograd::Function<SplitAttention> {
   }
 };
 
-at::Tensor attend_in_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-      .transpose(1, 2)
-      .flatten(2);
-}
-
 }  // namespace
 
 const AttentionKernels* attention_kernels() {
@@ -173,6 +167,12 @@ at::Tensor attend(const at::Tensor& qkv, int64_t first) {
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (has_kernel(q) && has_kernel(k) && has_kernel(v)) return SplitAttention::apply(q, k, v);
   return attend_in_aten(q, k, v);
+}
+
+at::Tensor attend_in_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+      .transpose(1, 2)
+      .flatten(2);
 }
 
 }  // namespace keiko::model

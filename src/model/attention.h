@@ -2,7 +2,8 @@
 //
 // On the CPU in float32 both passes run in model/attention_kernels.h, which reads queries, keys and
 // values where the product that made them left them, and writes their gradients into one tensor of
-// that layout: nothing is copied between layouts. Any other dtype goes through ATen.
+// that layout: nothing is copied between layouts. Any other dtype goes through ATen, and so does
+// any other device: on CUDA in bf16 that is FlashAttention.
 
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -18,5 +19,9 @@ at::Tensor attend(const at::Tensor& qkv, int64_t first = 0);
 // rotation, or from other tokens). Channels must be neighbours in memory. Returns [B, M, heads *
 // D].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+// What attend() does where it has no kernel: ATen's scaled_dot_product_attention on views [B,
+// heads, N, D], on any device.
+at::Tensor attend_in_aten(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 }  // namespace keiko::model

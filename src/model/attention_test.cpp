@@ -82,6 +82,28 @@ TEST(Attention, OfSeparateTensorsEqualsThatOfPackedOnes) {
   }
 }
 
+// The way of other dtypes and devices, run here in both.
+TEST(Attention, InAtenEqualsTheFormulaAndItsGradientToo) {
+  for (const Case& c : kCases)
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+      SCOPED_TRACE(fmt::format("{} tokens, width {}, first {}, {}", c.tokens, c.width, c.first,
+                               at::toString(dtype)));
+      const at::Tensor numbers = 2 * noise({c.clips, c.tokens, 3, c.heads, c.width}, 1);
+      const at::Tensor grad = noise({c.clips, c.tokens - c.first, c.heads * c.width}, 2);
+      const auto run = [&](const at::Tensor& qkv, const auto& attention) {
+        const at::Tensor out =
+            attention(qkv.select(2, 0).slice(1, c.first), qkv.select(2, 1), qkv.select(2, 2));
+        out.backward(grad.to(qkv.scalar_type()));
+        return out;
+      };
+      at::Tensor seen = numbers.to(dtype).detach().requires_grad_();
+      at::Tensor wide = numbers.to(at::kDouble).detach().requires_grad_();
+      const at::Tensor out = run(seen, attend_in_aten), truth = run(wide, plain_attention);
+      EXPECT_LT(error_of(out, truth), dtype == at::kDouble ? 1e-12 : 3e-6);
+      EXPECT_LT(error_of(seen.grad(), wide.grad()), dtype == at::kDouble ? 1e-12 : 1e-5);
+    }
+}
+
 TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
   const int before = at::get_num_threads();
   std::vector<at::Tensor> outs, grads;

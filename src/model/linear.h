@@ -1,8 +1,9 @@
 // x W^T + b, the product that nearly all time of a step goes into.
 //
-// On the CPU in float32 oneDNN computes it and the gradient of x where that is faster than the BLAS that
-// ATen takes, and the gradient of W is added by the product itself into the flat buffer that holds it,
-// instead of being made apart and added afterwards. Elsewhere it is at::linear.
+// On the CPU in float32 oneDNN computes it and the gradient of x where that is faster than the BLAS
+// that ATen takes, and the gradient of W is added by the product itself into the flat buffer that
+// holds it, instead of being made apart and added afterwards. Elsewhere, and on other devices, it
+// is at::linear, whose gradients autograd adds into the same buffer.
 
 #pragma once
 #include <ATen/core/Tensor.h>

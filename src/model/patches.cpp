@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <memory>
 
 #include "base/error.h"
+#include "model/device_kernels.h"
+#include "model/patch_formulas.h"
 
 namespace keiko::model {
 namespace {
@@ -29,16 +32,23 @@ void with_type(at::ScalarType dtype, const Work& work) {
          at::toString(dtype));
 }
 
-// Where the pixels of a clip's patches lie.
+void check_shapes(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid) {
+  if (video.scalar_type() != at::kByte || video.dim() != 5 || video.size(1) != 3 ||
+      video.size(2) != grid.times * grid.tubelet_size ||
+      video.size(3) != grid.rows * grid.patch_size ||
+      video.size(4) != grid.columns * grid.patch_size || ids.size(0) != video.size(0))
+    fail(ErrorKind::kInternal, "clips and token indices do not fit the grid");
+  if (video.device() != ids.device())
+    fail(ErrorKind::kInternal, "clips are on {}, but token indices on {}", video.device().str(),
+         ids.device().str());
+}
+
+// Where the pixels of a clip's patches lie, on the CPU.
 class PatchPixels {
  public:
   PatchPixels(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid)
       : video_(video.contiguous()), ids_(ids.contiguous()), grid_(grid) {
-    if (video_.scalar_type() != at::kByte || video_.dim() != 5 || video_.size(1) != 3 ||
-        video_.size(2) != grid.times * grid.tubelet_size ||
-        video_.size(3) != grid.rows * grid.patch_size ||
-        video_.size(4) != grid.columns * grid.patch_size || ids_.size(0) != video_.size(0))
-      fail(ErrorKind::kInternal, "clips and token indices do not fit the grid");
+    check_shapes(video, ids, grid);
   }
 
   int64_t count() const { return ids_.numel(); }
@@ -165,22 +175,58 @@ double sum_of_squares(const T* a, const T* b, int64_t n) {
   return sum;
 }
 
+at::Tensor errors_on_cpu(const at::Tensor& said, const at::Tensor& video, const at::Tensor& ids,
+                         const TokenGrid& grid, TargetUnit unit) {
+  const PatchPixels source(video, ids, grid);
+  at::Tensor errors = at::empty(ids.sizes(), said.options());
+  const int64_t p = grid.patch_values();
+  with_type(said.scalar_type(), [&](auto type) {
+    using scalar_t = decltype(type);
+    const auto* all = said.const_data_ptr<scalar_t>();
+    auto* out = errors.mutable_data_ptr<scalar_t>();
+    for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
+      out[patch] = scalar_t(sum_of_squares(all + patch * p, maker.make(patch), p) / double(p));
+    });
+  });
+  return errors;
+}
+
+at::Tensor errors_backward_on_cpu(const at::Tensor& upstream, const at::Tensor& said,
+                                  const at::Tensor& video, const at::Tensor& ids,
+                                  const TokenGrid& grid, TargetUnit unit) {
+  const PatchPixels source(video, ids, grid);
+  at::Tensor grad = at::empty(said.sizes(), said.options());
+  const int64_t p = grid.patch_values();
+  with_type(grad.scalar_type(), [&](auto type) {
+    using scalar_t = decltype(type);
+    const auto* all = said.const_data_ptr<scalar_t>();
+    const auto* factors = upstream.const_data_ptr<scalar_t>();
+    auto* out = grad.mutable_data_ptr<scalar_t>();
+    for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
+      const scalar_t *mine = all + patch * p, factor = factors[patch] * scalar_t(2.0 / double(p));
+      const scalar_t* target = maker.make(patch);
+      scalar_t* to = out + patch * p;
+      for (int64_t j = 0; j < p; ++j) to[j] = (mine[j] - target[j]) * factor;
+    });
+  });
+  return grad;
+}
+
+// Those of the tensor's device, for numbers of `dtype`; null: there are none.
+const DeviceKernels* kernels_for(const at::Tensor& video, at::ScalarType dtype) {
+  return dtype == at::kFloat ? device_kernels(video.device().type()) : nullptr;
+}
+
 struct TargetErrors : torch::autograd::Function<TargetErrors> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& predicted,
-                            const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
-                            TargetUnit unit) {
-    const PatchPixels source(video, ids, grid);
-    const at::Tensor said = predicted.contiguous();
-    const at::Tensor errors = at::empty(ids.sizes(), said.options());
-    const int64_t p = grid.patch_values();
-    with_type(said.scalar_type(), [&](auto type) {
-      using scalar_t = decltype(type);
-      const auto* all = said.const_data_ptr<scalar_t>();
-      auto* out = errors.mutable_data_ptr<scalar_t>();
-      for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
-        out[patch] = scalar_t(sum_of_squares(all + patch * p, maker.make(patch), p) / double(p));
-      });
-    });
+                            const at::Tensor& video_in, const at::Tensor& ids_in,
+                            const TokenGrid& grid, TargetUnit unit) {
+    const at::Tensor said = predicted.contiguous(), video = video_in.contiguous(),
+                     ids = ids_in.contiguous();
+    const DeviceKernels* kernels = kernels_for(video, said.scalar_type());
+    const at::Tensor errors = kernels != nullptr
+                                  ? kernels->target_errors(said, video, ids, grid, unit)
+                                  : errors_on_cpu(said, video, ids, grid, unit);
     context->save_for_backward({said, video, ids});
     context->saved_data["grid"] = std::vector<int64_t>{grid.times, grid.rows, grid.columns,
                                                        grid.tubelet_size, grid.patch_size};
@@ -194,30 +240,38 @@ struct TargetErrors : torch::autograd::Function<TargetErrors> {
     const auto g = context->saved_data["grid"].toIntVector();
     const TokenGrid grid{g[0], g[1], g[2], g[3], g[4]};
     const auto unit = TargetUnit(context->saved_data["unit"].toInt());
-    const PatchPixels source(saved[1], saved[2], grid);
-    const at::Tensor grad = at::empty(saved[0].sizes(), saved[0].options());
     const at::Tensor upstream = grads[0].contiguous();
-    const int64_t p = grid.patch_values();
-    with_type(grad.scalar_type(), [&](auto type) {
-      using scalar_t = decltype(type);
-      const auto* all = saved[0].const_data_ptr<scalar_t>();
-      const auto* factors = upstream.const_data_ptr<scalar_t>();
-      auto* out = grad.mutable_data_ptr<scalar_t>();
-      for_each_target<scalar_t>(source, unit, [&](TargetMaker<scalar_t>& maker, int64_t patch) {
-        const scalar_t *mine = all + patch * p, factor = factors[patch] * scalar_t(2.0 / double(p));
-        const scalar_t* target = maker.make(patch);
-        scalar_t* to = out + patch * p;
-        for (int64_t j = 0; j < p; ++j) to[j] = (mine[j] - target[j]) * factor;
-      });
-    });
+    const DeviceKernels* kernels = kernels_for(saved[1], saved[0].scalar_type());
+    const at::Tensor grad =
+        kernels != nullptr
+            ? kernels->target_errors_backward(upstream, saved[0], saved[1], saved[2], grid, unit)
+            : errors_backward_on_cpu(upstream, saved[0], saved[1], saved[2], grid, unit);
     return {grad, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
+std::map<at::DeviceType, std::shared_ptr<const DeviceKernels>>& registered() {
+  static std::map<at::DeviceType, std::shared_ptr<const DeviceKernels>> kernels;
+  return kernels;
+}
+
 }  // namespace
+
+void set_device_kernels(at::DeviceType type, std::shared_ptr<const DeviceKernels> kernels) {
+  registered()[type] = std::move(kernels);
+}
+
+const DeviceKernels* device_kernels(at::DeviceType type) {
+  const auto found = registered().find(type);
+  return found == registered().end() ? nullptr : found->second.get();
+}
 
 at::Tensor take_patches(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
                         at::ScalarType dtype) {
+  check_shapes(video, ids, grid);
+  if (const DeviceKernels* kernels = kernels_for(video, dtype))
+    return kernels->take_patches(video.contiguous(), ids.contiguous(), grid);
+  if (!video.is_cpu()) return formulas::take_patches(video, ids, grid, dtype);
   const PatchPixels source(video, ids, grid);
   const int64_t p = grid.patch_values(), n = source.channel_values();
   at::Tensor patches = at::empty({ids.size(0), ids.size(1), p}, dtype);
@@ -239,6 +293,10 @@ at::Tensor take_patches(const at::Tensor& video, const at::Tensor& ids, const To
 
 at::Tensor take_targets(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
                         TargetUnit unit, at::ScalarType dtype) {
+  check_shapes(video, ids, grid);
+  if (const DeviceKernels* kernels = kernels_for(video, dtype))
+    return kernels->take_targets(video.contiguous(), ids.contiguous(), grid, unit);
+  if (!video.is_cpu()) return formulas::take_targets(video, ids, grid, unit, dtype);
   const PatchPixels source(video, ids, grid);
   const int64_t p = grid.patch_values();
   at::Tensor targets = at::empty({ids.size(0), ids.size(1), p}, dtype);
@@ -254,6 +312,9 @@ at::Tensor take_targets(const at::Tensor& video, const at::Tensor& ids, const To
 
 at::Tensor target_errors(const at::Tensor& predicted, const at::Tensor& video,
                          const at::Tensor& ids, const TokenGrid& grid, TargetUnit unit) {
+  check_shapes(video, ids, grid);
+  if (!video.is_cpu() && kernels_for(video, predicted.scalar_type()) == nullptr)
+    return formulas::target_errors(predicted, video, ids, grid, unit);
   return TargetErrors::apply(predicted, video, ids, grid, unit);
 }
 

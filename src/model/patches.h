@@ -3,6 +3,8 @@
 //
 // patchify() and the functions after it in vit.h and videomae.h say the same in tensor operations;
 // there a clip is turned into patches as a whole, then copied again for every step of the formula.
+// On the CPU kernels of this room do it, elsewhere those of device_kernels.h, or patch_formulas.h
+// where there are none. All tensors are on one device, and results are there.
 
 #pragma once
 #include <ATen/core/Tensor.h>

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "model/device_kernels.h"
+#include "model/patch_formulas.h"
 #include "model/videomae.h"
 
 namespace keiko::model {
@@ -79,6 +81,101 @@ TEST(Patches, ErrorsAndTheirGradientAreThoseOfTheFormula) {
       truth.backward(upstream);
       EXPECT_LT((predicted.grad() - same.grad()).abs().max().item<double>(), 1e-15);
     }
+}
+
+// What other devices compute without kernels of their own, run here beside the CPU's.
+TEST(Patches, TheFormulasGiveTheBitsOfTheKernels) {
+  for (const TokenGrid& grid : kGrids)
+    for (at::ScalarType dtype : {at::kFloat, at::kDouble})
+      for (int64_t high : {256, 2}) {  // noise, and hardly any
+        const at::Tensor video = clips(grid, high), ids = some_ids(grid);
+        EXPECT_TRUE(formulas::take_patches(video, ids, grid, dtype)
+                        .equal(take_patches(video, ids, grid, dtype)));
+        for (TargetUnit unit : {TargetUnit::kUnit, TargetUnit::kImageNet, TargetUnit::kPatch}) {
+          EXPECT_TRUE(formulas::take_targets(video, ids, grid, unit, dtype)
+                          .equal(take_targets(video, ids, grid, unit, dtype)))
+              << int(unit) << " " << at::toString(dtype);
+          const auto random = [&](at::IntArrayRef shape, uint64_t seed) {
+            return at::randn(shape, at::detail::createCPUGenerator(seed), at::kDouble).to(dtype);
+          };
+          at::Tensor predicted = random({2, 4, grid.patch_values()}, 2).requires_grad_();
+          at::Tensor same = predicted.detach().clone().requires_grad_();
+          const at::Tensor by_kernel = target_errors(predicted, video, ids, grid, unit);
+          const at::Tensor by_formula = formulas::target_errors(same, video, ids, grid, unit);
+          const double tolerance = dtype == at::kDouble ? 1e-12 : 1e-6;
+          const auto differ = [](const at::Tensor& a, const at::Tensor& b) {
+            return ((a - b).abs().max() / b.abs().max()).item<double>();
+          };
+          EXPECT_LT(differ(by_formula, by_kernel), tolerance);
+          const at::Tensor upstream = random({2, 4}, 3);
+          by_kernel.backward(upstream);
+          by_formula.backward(upstream);
+          EXPECT_LT(differ(same.grad(), predicted.grad()), tolerance);
+        }
+      }
+}
+
+// Kernels of a device that has shapes alone: counts what it is asked for.
+class Counting : public DeviceKernels {
+ public:
+  at::Tensor take_patches(const at::Tensor& video, const at::Tensor& ids,
+                          const TokenGrid& grid) const override {
+    return make(0, video, ids, {ids.size(0), ids.size(1), grid.patch_values()});
+  }
+  at::Tensor take_targets(const at::Tensor& video, const at::Tensor& ids, const TokenGrid& grid,
+                          TargetUnit) const override {
+    return make(1, video, ids, {ids.size(0), ids.size(1), grid.patch_values()});
+  }
+  at::Tensor target_errors(const at::Tensor& predicted, const at::Tensor& video,
+                           const at::Tensor& ids, const TokenGrid&, TargetUnit) const override {
+    EXPECT_TRUE(predicted.is_contiguous() && predicted.scalar_type() == at::kFloat);
+    return make(2, video, ids, ids.sizes());
+  }
+  at::Tensor target_errors_backward(const at::Tensor& upstream, const at::Tensor& predicted,
+                                    const at::Tensor& video, const at::Tensor& ids,
+                                    const TokenGrid&, TargetUnit) const override {
+    EXPECT_TRUE(upstream.is_contiguous() && upstream.sizes() == ids.sizes());
+    return make(3, video, ids, predicted.sizes());
+  }
+  mutable std::vector<int> calls = {0, 0, 0, 0};
+
+ private:
+  at::Tensor make(size_t which, const at::Tensor& video, const at::Tensor& ids,
+                  at::IntArrayRef shape) const {
+    EXPECT_TRUE(video.is_meta() && video.is_contiguous() && ids.is_meta() && ids.is_contiguous());
+    ++calls[which];
+    return at::empty(shape, video.options().dtype(at::kFloat));
+  }
+};
+
+TEST(Patches, ADevicesOwnKernelsDoItInFloat32) {
+  const TokenGrid& grid = kGrids[0];
+  const at::Tensor video = clips(grid).transpose(0, 1).contiguous().transpose(0, 1).to(at::kMeta);
+  const at::Tensor ids = some_ids(grid).to(at::kMeta)[0].expand({2, -1});
+  const auto work = [&](at::ScalarType dtype) {
+    take_patches(video, ids, grid, dtype);
+    take_targets(video, ids, grid, TargetUnit::kPatch, dtype);
+    at::Tensor said =
+        at::empty({2, 4, grid.patch_values()}, at::TensorOptions(dtype).device(at::kMeta));
+    said.requires_grad_();
+    target_errors(said, video, ids, grid, TargetUnit::kPatch).sum().backward();
+    EXPECT_EQ(said.grad().sizes(), said.sizes());
+  };
+  const auto kernels = std::make_shared<Counting>();
+  set_device_kernels(at::kMeta, kernels);
+  work(at::kFloat);
+  EXPECT_EQ(kernels->calls, (std::vector<int>{1, 1, 1, 1}));
+  work(at::kDouble);  // by formulas
+  set_device_kernels(at::kMeta, nullptr);
+  work(at::kFloat);
+  EXPECT_EQ(kernels->calls, (std::vector<int>{1, 1, 1, 1}));
+}
+
+TEST(Patches, ClipsAndIndicesOnTwoDevicesAreRefused) {
+  const at::Tensor video = clips(kGrids[0]), ids = some_ids(kGrids[0]);
+  EXPECT_THROW(take_patches(video.to(at::kMeta), ids, kGrids[0], at::kFloat), Error);
+  EXPECT_THROW(take_targets(video, ids.to(at::kMeta), kGrids[0], TargetUnit::kUnit, at::kFloat),
+               Error);
 }
 
 TEST(Patches, ErrorsAreTheSameBitsForAnyNumberOfThreads) {

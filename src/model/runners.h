@@ -27,12 +27,12 @@ class WatchingRunner : public BlockRunner {
   // `inner` runs the blocks; not owned.
   explicit WatchingRunner(const BlockRunner& inner) : inner_(inner) {}
   at::Tensor run(int index, const Forward& forward, const at::Tensor& input) const override;
-  // (number of the block, root mean square).
-  const std::vector<std::pair<int, double>>& seen() const { return seen_; }
+  // (number of the block, root mean square). Waits for the device; run() does not.
+  std::vector<std::pair<int, double>> seen() const;
 
  private:
   const BlockRunner& inner_;
-  mutable std::vector<std::pair<int, double>> seen_;
+  mutable std::vector<std::pair<int, at::Tensor>> pending_;  // figures still on the device
 };
 
 }  // namespace keiko::model
