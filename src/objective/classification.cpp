@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "model/patches.h"
+#include "model/upload.h"
 #include "objective/multilabel.h"
 #include "objective/regression.h"
 #include "objective/task.h"
@@ -53,7 +54,7 @@ class VJepa2Network : public Network {
   VJepa2Network(model::Parameters& parameters, const ClassificationOptions& o,
                 const model::TokenGrid& grid)
       : model_(parameters, o.vit, grid.rows, pooler_of(o), o.num_classes),
-        all_ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {}
+        all_ids_(parameters.declare_table(model::all_tokens(1, grid))) {}
   at::Tensor forward(const at::Tensor& patches, const at::Tensor& keep,
                      const model::BlockRunner& runner) const override {
     return model_.forward(patches, all_ids_.expand({patches.size(0), -1}), keep, runner);
@@ -135,6 +136,11 @@ class Classification : public Objective {
   }
 
   model::Parameters& parameters() override { return parameters_; }
+  void move_to(at::Device device) override {
+    parameters_.move_to(device);
+    if (averaged_network_) average_.move_to(device);
+    task_->move_to(device);
+  }
   bool needs_label() const override { return options_.target == "class"; }
   TargetNeed target_need() const override {
     return options_.target == "multilabel"   ? TargetNeed::kShares
@@ -149,14 +155,16 @@ class Classification : public Objective {
     at::Tensor patches = normalised_patches(video);
     if (std::any_of(mixes.begin(), mixes.end(),
                     [](const Mix& m) { return !m.is_cut && m.share < 1; })) {
-      std::vector<double> shares;
-      for (const Mix& m : mixes) shares.push_back(m.is_cut ? 1 : m.share);
-      const at::Tensor share =
-          at::tensor(shares, at::kDouble).to(patches.scalar_type()).view({-1, 1, 1});
-      patches = patches * share + patches.index_select(0, at::tensor(partners)) * (1 - share);
+      std::vector<Mix> of_pixels = mixes;
+      for (Mix& m : of_pixels)
+        if (m.is_cut) m.share = 1;
+      const MixTensors mix = upload_mixes(of_pixels, partners, patches.device());
+      const at::Tensor share = mix.share.to(patches.scalar_type()).view({-1, 1, 1});
+      patches = patches * share + patches.index_select(0, mix.partners) * (1 - share);
     }
-    const at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
-                                           batch.positions, parameters_.dtype());
+    at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
+                                     batch.positions, parameters_.dtype());
+    if (keep.defined()) keep = model::upload(keep, parameters_.device());
     const at::Tensor outputs = network_->forward(patches, keep, runner).to(parameters_.dtype());
     return task_->loss(outputs, batch, mixes, partners);
   }
@@ -193,14 +201,16 @@ class Classification : public Objective {
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
     const Network& network = averaged_network_ ? *averaged_network_ : *network_;
-    return task_->rows(network.forward(normalised_patches(batch.video), {}, model::BlockRunner()),
-                       batch);
+    return task_
+        ->rows(network.forward(normalised_patches(batch.video), {}, model::BlockRunner()), batch)
+        .cpu();
   }
   at::Tensor features(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
     const Network& network = averaged_network_ ? *averaged_network_ : *network_;
     return mean_over_views(network.tokens(normalised_patches(batch.video), model::BlockRunner()),
-                           batch.views);
+                           batch.views)
+        .cpu();
   }
 
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
@@ -303,8 +313,8 @@ class Classification : public Objective {
 
  private:
   at::Tensor normalised_patches(const at::Tensor& video) const {
-    return model::take_patches(video, model::all_tokens(video.size(0), grid_), grid_,
-                               parameters_.dtype());
+    return model::take_patches(video, model::all_tokens(video.size(0), grid_, video.device()),
+                               grid_, parameters_.dtype());
   }
 
   // Each clip's mix and its partner's place in the batch; both empty when mixing is off.
@@ -351,10 +361,10 @@ at::Tensor classification_rows(const at::Tensor& logits_in, const at::Tensor& la
   const at::Tensor own = logits.gather(1, label.unsqueeze(1));
   // Classes before the right one: those that score higher, and equal ones with smaller numbers. A
   // score that is no number is behind all.
-  const at::Tensor earlier =
-      logits.eq(own).logical_and(at::arange(logits.size(1)).unsqueeze(0).lt(label.unsqueeze(1)));
+  const at::Tensor earlier = logits.eq(own).logical_and(
+      at::arange(logits.size(1), label.options()).unsqueeze(0).lt(label.unsqueeze(1)));
   const at::Tensor rank =
-      at::where(own.squeeze(1).isnan(), logits.size(1), logits.gt(own).logical_or(earlier).sum(1));
+      logits.gt(own).logical_or(earlier).sum(1).masked_fill(own.squeeze(1).isnan(), logits.size(1));
   return at::stack({at::cross_entropy_loss(logits, label, {}, at::Reduction::None),
                     predicted.eq(label).to(at::kDouble), rank.lt(5).to(at::kDouble),
                     label.to(at::kDouble), predicted.to(at::kDouble)},

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "model/patches.h"
+#include "model/upload.h"
 
 namespace keiko::objective {
 namespace {
@@ -35,12 +36,15 @@ class JointEmbedding : public Objective {
   }
 
   model::Parameters& parameters() override { return parameters_; }
+  void move_to(at::Device device) override {
+    parameters_.move_to(device);
+    average_.move_to(device);
+  }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
     const at::Tensor targets = teach(batch.video);
     at::Tensor sum, target_loss;
-    for (size_t g = 0; g < options_.masks.size(); ++g) {
-      const ContextTarget split = split_tokens(batch, int64_t(g));
+    for (const ContextTarget& split : split_by_all_masks(batch)) {
       const Losses losses = clip_losses(batch.video, targets, split, batch.step, runner);
       sum = sum.defined() ? sum + losses.all.sum() : losses.all.sum();
       const at::Tensor said = losses.target.detach().sum();
@@ -91,16 +95,17 @@ class JointEmbedding : public Objective {
     const int64_t width = options_.vit.width;
     std::vector<at::Tensor> rows;
     for (size_t i = 0; i < batch.positions.size(); i += size_t(batch.views)) {
-      at::Tensor row = at::zeros({kFixedColumns + width}, at::kDouble);
+      at::Tensor row = at::zeros({kFixedColumns + width},
+                                 at::TensorOptions(at::kDouble).device(parameters_.device()));
       for (int64_t view = 0; view < batch.views; ++view)
         row += evaluate_clip(batch.video.narrow(0, int64_t(i) + view, 1), batch.positions[i]);
       rows.push_back(row / double(batch.views));
     }
-    return at::stack(rows);
+    return at::stack(rows).cpu();
   }
 
   at::Tensor features(const MicroBatch& batch) override {
-    return mean_over_views(teacher_tokens(batch.video), batch.views);
+    return mean_over_views(teacher_tokens(batch.video), batch.views).cpu();
   }
 
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
@@ -160,8 +165,7 @@ class JointEmbedding : public Objective {
   at::Tensor picture(const MicroBatch& batch) override {
     const at::Tensor patches = model::patchify(batch.video, grid_);
     std::vector<at::Tensor> rows = {batch.video};
-    for (size_t g = 0; g < options_.masks.size(); ++g) {
-      const ContextTarget split = split_tokens(batch, int64_t(g));
+    for (const ContextTarget& split : split_by_all_masks(batch)) {
       const auto wide = [&](const at::Tensor& ids) {
         return ids.unsqueeze(2).expand({-1, -1, patches.size(2)});
       };
@@ -170,7 +174,7 @@ class JointEmbedding : public Objective {
       shown.scatter_(1, wide(split.target), 128);
       rows.push_back(model::unpatchify(shown, grid_));
     }
-    return at::stack(rows, 1);
+    return at::stack(rows, 1).cpu();
   }
 
   // Numbers of tokens depend on the draw: of one clip masked by the mean area of its blocks.
@@ -240,6 +244,20 @@ class JointEmbedding : public Objective {
                             context_.seed, position, 0, 0, {position});
   }
 
+  // Each mask's tokens, where the model is: in one copy.
+  std::vector<ContextTarget> split_by_all_masks(const MicroBatch& batch) const {
+    std::vector<at::Tensor> drawn;
+    for (size_t g = 0; g < options_.masks.size(); ++g) {
+      const ContextTarget split = split_tokens(batch, int64_t(g));
+      drawn.push_back(split.context);
+      drawn.push_back(split.target);
+    }
+    const auto there = model::upload_all(drawn, parameters_.device());
+    std::vector<ContextTarget> splits;
+    for (size_t i = 0; i < there.size(); i += 2) splits.push_back({there[i], there[i + 1]});
+    return splits;
+  }
+
   // Patches of the tokens `ids`, as the encoders take them.
   at::Tensor take(const at::Tensor& video, const at::Tensor& ids) const {
     return model::take_patches(video, ids, grid_, parameters_.dtype());
@@ -247,7 +265,7 @@ class JointEmbedding : public Objective {
   // What the teacher makes of whole clips, [b, N, D].
   at::Tensor teacher_tokens(const at::Tensor& video) const {
     const c10::NoGradGuard no_grad;
-    const at::Tensor ids = model::all_tokens(video.size(0), grid_);
+    const at::Tensor ids = model::all_tokens(video.size(0), grid_, video.device());
     // Under autocast the encoder's last norm leaves bf16: targets, losses and figures are not made
     // of that.
     return teacher_.forward(take(video, ids), ids, {}, model::BlockRunner())
@@ -306,23 +324,25 @@ class JointEmbedding : public Objective {
     return std::get<0>(at::cdist(places(split.context), places(split.target)).min(2));
   }
 
+  // The row of one clip, on its device.
   at::Tensor evaluate_clip(const at::Tensor& video, int64_t position) {
     const model::BlockRunner runner;
     const at::Tensor frozen = video.select(2, 0).unsqueeze(2).expand(video.sizes()).contiguous();
     const at::Tensor targets = teach(video);
-    double figures[kFixedColumns] = {};
-    for (size_t g = 0; g < options_.masks.size(); ++g) {
-      const ContextTarget split = split_alone(position, int64_t(g));
+    at::Tensor row = at::zeros({kFixedColumns + options_.vit.width},
+                               at::TensorOptions(at::kDouble).device(video.device()));
+    MicroBatch alone;
+    alone.positions = {position};
+    for (const ContextTarget& split : split_by_all_masks(alone)) {
       const at::Tensor wanted = gather_tokens(targets, split.target);
       const at::Tensor mean = gather_tokens(targets, split.context).mean(1, true);
-      figures[0] += clip_losses(video, targets, split, -1, runner).target.item<double>();
-      figures[1] += clip_losses(frozen, targets, split, -1, runner).target.item<double>();
-      figures[2] += difference(mean, wanted).mean().item<double>();
-      figures[3] += wanted.abs().mean().item<double>();
+      row[0] += clip_losses(video, targets, split, -1, runner).target[0].to(at::kDouble);
+      row[1] += clip_losses(frozen, targets, split, -1, runner).target[0].to(at::kDouble);
+      row[2] += difference(mean, wanted).mean().to(at::kDouble);
+      row[3] += wanted.abs().mean().to(at::kDouble);
     }
-    at::Tensor row = at::empty({kFixedColumns + options_.vit.width}, at::kDouble);
-    for (int64_t i = 0; i < 4; ++i) row[i] = figures[i] / double(options_.masks.size());
-    row[4] = spread(targets).item<double>();
+    row.narrow(0, 0, 4).div_(double(options_.masks.size()));
+    row[4].copy_(spread(targets)[0]);
     row.narrow(0, kFixedColumns, options_.vit.width).copy_(targets[0].mean(0));
     return row;
   }

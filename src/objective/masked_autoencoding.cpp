@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "model/patches.h"
+#include "model/upload.h"
 
 namespace keiko::objective {
 namespace {
@@ -16,8 +17,8 @@ using model::TokenGrid;
 // The token indices that a batch sees, and those that the decoder says.
 struct Split {
   at::Tensor visible, masked;  // int64 [b, K], [b, M], raster order
-  // Undefined: all of `masked` count. Else [b, M], 1 where the token was hidden from the encoder: a
-  // decoder mask leaves the decoder to say tokens that it sees, too.
+  // Undefined: all of `masked` count. Else int64 [b, M], 1 where the token was hidden from the
+  // encoder: a decoder mask leaves the decoder to say tokens that it sees, too.
   at::Tensor counted;
 };
 
@@ -41,9 +42,9 @@ class MaskedAutoencoding : public Objective {
   model::Parameters& parameters() override { return parameters_; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const Split split = options_.decoder_mask.ratio > 0 && batch.is_training()
-                            ? split_for_decoder(batch.positions)
-                            : split_tokens(batch.positions);
+    const Split split = to_device(options_.decoder_mask.ratio > 0 && batch.is_training()
+                                      ? split_for_decoder(batch.positions)
+                                      : split_tokens(batch.positions));
     const at::Tensor predicted =
         model_
             .forward(model::take_patches(batch.video, split.visible, grid_, parameters_.dtype()),
@@ -52,7 +53,8 @@ class MaskedAutoencoding : public Objective {
     const at::Tensor errors =
         model::target_errors(predicted, batch.video, split.masked, grid_, target_unit());
     if (!split.counted.defined()) return {errors.mean(1).sum(), {}};
-    return {((errors * split.counted).sum(1) / split.counted.sum(1).clamp_min(1)).sum(), {}};
+    const at::Tensor counted = split.counted.to(parameters_.dtype());
+    return {((errors * counted).sum(1) / counted.sum(1).clamp_min(1)).sum(), {}};
   }
 
   // Per clip: the loss; the loss when the model sees a frozen first frame; the same errors for what
@@ -65,13 +67,13 @@ class MaskedAutoencoding : public Objective {
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
     const model::BlockRunner runner;
-    const Split split = split_tokens(batch.positions);
+    const Split split = to_device(split_tokens(batch.positions));
     const at::Tensor patches = model::patchify(batch.video, grid_);
     const at::Tensor wanted = target(patches, split).to(at::kDouble);
     const at::Tensor frozen =
         model::patchify(batch.video.select(2, 0).unsqueeze(2).expand(batch.video.sizes()), grid_);
     const int64_t b = wanted.size(0);
-    at::Tensor rows = at::full({b, 8}, std::nan(""), at::kDouble);
+    at::Tensor rows = at::full({b, 8}, std::nan(""), wanted.options());
     rows.select(1, 0).copy_(clip_losses(predict(patches, split, runner).to(at::kDouble), wanted));
     rows.select(1, 1).copy_(clip_losses(predict(frozen, split, runner).to(at::kDouble), wanted));
     if (!options_.norm_pix_loss) {
@@ -82,15 +84,16 @@ class MaskedAutoencoding : public Objective {
     const at::Tensor by_channel = wanted.reshape({b, -1, 3});
     rows.narrow(1, 4, 3).copy_(by_channel.sum(1));
     rows.select(1, 7).copy_(wanted.square().flatten(1).sum(1));
-    return rows;
+    return rows.cpu();
   }
 
   at::Tensor features(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    const at::Tensor ids = model::all_tokens(batch.video.size(0), grid_);
+    const at::Tensor ids = model::all_tokens(batch.video.size(0), grid_, parameters_.device());
     const at::Tensor patches = model::take_patches(batch.video, ids, grid_, parameters_.dtype());
     return mean_over_views(model_.encoder().forward(patches, ids, {}, model::BlockRunner()),
-                           batch.views);
+                           batch.views)
+        .cpu();
   }
 
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
@@ -147,7 +150,7 @@ class MaskedAutoencoding : public Objective {
 
   at::Tensor picture(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    const Split split = split_tokens(batch.positions);
+    const Split split = to_device(split_tokens(batch.positions));
     const at::Tensor patches = model::patchify(batch.video, grid_);
     at::Tensor predicted =
         model::channels_first(predict(patches, split, model::BlockRunner()), grid_);
@@ -160,20 +163,18 @@ class MaskedAutoencoding : public Objective {
       predicted = (predicted.view_as(x) * (variance.sqrt() + 1e-6) + mean).view(shape);
     }
     if (in_imagenet_units()) {
-      const auto dtype = parameters_.dtype();
-      const at::Tensor mean = at::tensor(at::ArrayRef<float>(model::kImageNetMean, 3)).to(dtype);
-      const at::Tensor std = at::tensor(at::ArrayRef<float>(model::kImageNetStd, 3)).to(dtype);
+      const at::Tensor mean = model::by_channel(model::kImageNetMean, truth);
+      const at::Tensor std = model::by_channel(model::kImageNetStd, truth);
       const auto shape = predicted.sizes().vec();
-      predicted =
-          (predicted.view({shape[0], shape[1], 3, -1}) * std.view({3, 1}) + mean.view({3, 1}))
-              .view(shape);
+      predicted = (predicted.view({shape[0], shape[1], 3, -1}) * std + mean).view(shape);
     }
     const at::Tensor index = split.masked.unsqueeze(2).expand({-1, -1, patches.size(2)});
     const at::Tensor hidden = patches.scatter(1, index, 128);
     const at::Tensor filled =
         patches.scatter(1, index, predicted.mul(255).round().clamp(0, 255).to(at::kByte));
     return at::stack(
-        {batch.video, model::unpatchify(hidden, grid_), model::unpatchify(filled, grid_)}, 1);
+               {batch.video, model::unpatchify(hidden, grid_), model::unpatchify(filled, grid_)}, 1)
+        .cpu();
   }
 
   double flops_per_clip() const override {
@@ -226,7 +227,7 @@ class MaskedAutoencoding : public Objective {
     const int64_t b = int64_t(positions.size());
     Split split{split_tokens(positions).visible, {}, {}};
     std::vector<int64_t> said;
-    std::vector<double> counted;
+    std::vector<int64_t> counted;
     for (int64_t position : positions) {
       const auto hidden = make_mask(options_.mask, grid_, seed_, position);
       const auto left_out = make_decoder_mask(options_.decoder_mask, grid_, seed_, position);
@@ -237,8 +238,15 @@ class MaskedAutoencoding : public Objective {
       }
     }
     split.masked = at::tensor(said, at::kLong).view({b, -1});
-    split.counted = at::tensor(counted, at::kDouble).to(parameters_.dtype()).view({b, -1});
+    split.counted = at::tensor(counted, at::kLong).view({b, -1});
     return split;
+  }
+
+  // What the CPU drew, where the model is.
+  Split to_device(const Split& split) const {
+    const auto there =
+        model::upload_all({split.visible, split.masked, split.counted}, parameters_.device());
+    return {there[0], there[1], there[2]};
   }
 
   at::Tensor predict(const at::Tensor& patches, const Split& split,

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/rng.h"
+#include "model/upload.h"
 
 namespace keiko::objective {
 namespace {
@@ -63,6 +64,19 @@ Mix make_mix(const MixupOptions& o, uint64_t seed, int64_t position, int64_t rep
   return mix;
 }
 
+MixTensors upload_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
+                        at::Device device) {
+  const int64_t b = int64_t(mixes.size());
+  at::Tensor both = at::empty({2, b}, at::kDouble);  // of one dtype: one copy; indices are exact
+  double* out = both.data_ptr<double>();
+  for (int64_t i = 0; i < b; ++i) {
+    out[i] = mixes[size_t(i)].share;
+    out[b + i] = double(partners[size_t(i)]);
+  }
+  both = model::upload(both, device);
+  return {both[0], both[1].to(at::kLong)};
+}
+
 at::Tensor cut_clips(const at::Tensor& video, const std::vector<Mix>& mixes,
                      const std::vector<int64_t>& partners) {
   if (std::none_of(mixes.begin(), mixes.end(), [](const Mix& mix) { return mix.is_cut; }))
@@ -82,14 +96,17 @@ at::Tensor cut_clips(const at::Tensor& video, const std::vector<Mix>& mixes,
 at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoothing,
                          const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
                          at::ScalarType dtype) {
-  const int64_t b = labels.size(0);
-  at::Tensor target = at::full({b, classes}, smoothing / double(classes), at::kDouble);
-  const int64_t* label = labels.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < b; ++i) {
-    const double share = mixes.empty() ? 1 : mixes[size_t(i)].share;
-    target[i][label[i]] += (1 - smoothing) * share;
-    if (share < 1) target[i][label[partners[size_t(i)]]] += (1 - smoothing) * (1 - share);
+  const auto options = at::TensorOptions(at::kDouble).device(labels.device());
+  at::Tensor target = at::full({labels.size(0), classes}, smoothing / double(classes), options);
+  const at::Tensor own = labels.unsqueeze(1);
+  if (mixes.empty()) {
+    target.scatter_add_(1, own, at::full(own.sizes(), 1 - smoothing, options));
+    return target.to(dtype);
   }
+  const MixTensors mix = upload_mixes(mixes, partners, labels.device());
+  const at::Tensor share = mix.share.unsqueeze(1);
+  target.scatter_add_(1, own, (1 - smoothing) * share);
+  target.scatter_add_(1, own.index_select(0, mix.partners), (1 - smoothing) * (1 - share));
   return target.to(dtype);
 }
 
@@ -97,13 +114,12 @@ at::Tensor mixed_columns(const at::Tensor& values, const std::vector<Mix>& mixes
                          const std::vector<int64_t>& partners) {
   const at::Tensor own = values.to(at::kDouble);
   if (mixes.empty()) return own;
-  std::vector<double> shares;
-  for (const Mix& mix : mixes) shares.push_back(mix.share);
-  const at::Tensor share = at::tensor(shares, at::kDouble).unsqueeze(1);
-  const at::Tensor other = own.index_select(0, at::tensor(partners));
+  const MixTensors mix = upload_mixes(mixes, partners, values.device());
+  const at::Tensor share = mix.share.unsqueeze(1);
+  const at::Tensor other = own.index_select(0, mix.partners);
   // A share of nothing is nothing, also of what is not known.
-  return at::where(share.gt(0), own * share, 0.0) +
-         at::where(share.lt(1), other * (1 - share), 0.0);
+  return (own * share).masked_fill(share.le(0), 0) +
+         (other * (1 - share)).masked_fill(share.ge(1), 0);
 }
 
 }  // namespace keiko::objective

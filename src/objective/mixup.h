@@ -38,13 +38,21 @@ struct Mix {
 Mix make_mix(const MixupOptions& options, uint64_t seed, int64_t position, int64_t repeats,
              int64_t height, int64_t width);
 
+// Shares and partners as tensors on `device`; the host does not wait for the copy.
+struct MixTensors {
+  at::Tensor share;     // float64 [b], of each clip itself
+  at::Tensor partners;  // int64 [b], as indices into the batch
+};
+MixTensors upload_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
+                        at::Device device);
+
 // CutMix on uint8 clips [b, 3, T, H, W]: a copy with the boxes filled, or `video` itself when no
 // mix is a cut. `partners`: each clip's partner as an index into the batch.
 at::Tensor cut_clips(const at::Tensor& video, const std::vector<Mix>& mixes,
                      const std::vector<int64_t>& partners);
 
-// Targets [b, classes]: one-hot labels smoothed as torch's cross entropy does (1 - s on the label,
-// s spread over all classes), mixed by share.
+// Targets [b, classes], where `labels` (int64 [b], in [0, classes)) are: one-hot labels smoothed as
+// torch's cross entropy does (1 - s on the label, s spread over all classes), mixed by share.
 at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoothing,
                          const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
                          at::ScalarType dtype);

@@ -18,7 +18,7 @@
 
 namespace keiko::objective {
 
-// Some clips of a batch, as the model gets them.
+// Some clips of a batch, as the model gets them: tensors are where the objective's parameters are.
 struct MicroBatch {
   at::Tensor video;                // uint8 [b, 3, T, H, W]
   at::Tensor label;                // int64 [b]; -1: none
@@ -40,7 +40,8 @@ struct Weights {
   std::vector<model::NamedTensor> ema;  // exponential moving averages of some of them; often empty
 };
 
-// Sums over the clips of a micro-batch; the loop divides by the global count of clips.
+// Sums over the clips of a micro-batch; the loop divides by the global count of clips. On the
+// objective's device: who reads the numbers waits for it, nobody else does.
 struct LossSums {
   at::Tensor loss;     // scalar, differentiable
   at::Tensor metrics;  // [metric_names().size()], detached
@@ -53,14 +54,22 @@ struct PartSize {
   bool is_trained = true;  // else it is held without gradients: frozen, or a moving average
 };
 
-// Not thread-safe.
+// Made on the CPU, and moved as a whole. Not thread-safe.
 class Objective {
  public:
   virtual ~Objective() = default;
 
   // The parameters that are trained.
   virtual model::Parameters& parameters() = 0;
-  // The sum over clips of each clip's loss, with its graph. All randomness comes from positions.
+  // Moves all tensors that it holds to `device`: weights, moving averages, frozen encoders,
+  // statistics. (Tables that a model declared go with its parameters.) Call when
+  // Parameters::move_to may be called; tensors that weights(), ema_weights() and statistics() gave
+  // before are stale.
+  virtual void move_to(at::Device device) { parameters().move_to(device); }
+  // The sum over clips of each clip's loss, with its graph. All randomness comes from positions,
+  // and is drawn on the CPU whatever the device is: the same numbers everywhere. What is drawn goes
+  // there by model::upload(). Neither loss() nor its backward pass waits for the device: no value
+  // of a tensor is read, no shape depends on one.
   virtual LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) = 0;
   // Names of LossSums::metrics, logged beside the loss.
   virtual std::vector<std::string> metric_names() const { return {}; }
@@ -71,11 +80,12 @@ class Objective {
     return "";
   }
 
-  // One row of numbers per clip, float64 [b, evaluation_columns().size()], without a graph.
+  // One row of numbers per clip, float64 [b, evaluation_columns().size()], without a graph, on the
+  // CPU. Waits for the device, once.
   virtual std::vector<std::string> evaluation_columns() const = 0;
   virtual at::Tensor evaluate(const MicroBatch& batch) = 0;
   // What the encoder makes of each item, [b / views, D], without a graph: the mean token, averaged
-  // over the item's views. Undefined: this objective has no encoder of whole clips.
+  // over the item's views. On the CPU. Undefined: this objective has no encoder of whole clips.
   virtual at::Tensor features(const MicroBatch& batch) {
     (void)batch;
     return {};
@@ -95,11 +105,12 @@ class Objective {
   // Called on every rank after the weights were updated; `steps` counts the run's steps, this one
   // and skipped ones included. Not called for a step that the guard skips.
   virtual void after_step(int64_t steps) { (void)steps; }
-  // Moving averages of weights, under the names of weights() where they average them.
+  // Moving averages of weights, live, under the names of weights() where they average them.
   virtual std::vector<model::NamedTensor> ema_weights() { return {}; }
   // Restores what ema_weights() gave. Throws Error(kData) naming a tensor that is missing.
   virtual void load_ema(const std::vector<model::NamedTensor>& tensors) { (void)tensors; }
-  // All weights under published names, those that are not trained too.
+  // All weights under published names, live on the objective's device, those that are not trained
+  // too.
   virtual std::vector<model::NamedTensor> weights() { return parameters().published(); }
   virtual model::Parameters::Unmatched load_weights(
       const std::vector<model::NamedTensor>& tensors) {
@@ -117,14 +128,14 @@ class Objective {
   virtual std::vector<model::NamedTensor> statistics() { return {}; }
   // The config.json beside model.safetensors.
   virtual nlohmann::ordered_json config() const = 0;
-  // What the objective adds to a batch, such as "mask", for those who audit it.
+  // What the objective adds to a batch, such as "mask", for those who audit it. On the CPU.
   virtual std::vector<model::NamedTensor> fields(const MicroBatch& batch) {
     (void)batch;
     return {};
   }
-  // Rows of clips to look at, uint8 [b, rows, 3, T, H, W]: the input, what is hidden, what came
-  // back.
-  virtual at::Tensor picture(const MicroBatch& batch) { return batch.video.unsqueeze(1); }
+  // Rows of clips to look at, uint8 [b, rows, 3, T, H, W], on the CPU: the input, what is hidden,
+  // what came back.
+  virtual at::Tensor picture(const MicroBatch& batch) { return batch.video.unsqueeze(1).cpu(); }
   // Floating-point operations of one clip, forward and backward, without recomputation.
   virtual double flops_per_clip() const = 0;
   // Sizes of all weights, also of an objective that was made with ObjectiveContext::dry_run.

@@ -17,7 +17,7 @@ namespace {
 class FrozenEncoder {
  public:
   FrozenEncoder(model::Parameters& parameters, const ProbeOptions& o, const model::TokenGrid& grid)
-      : ids_(at::arange(grid.count(), at::kLong).unsqueeze(0)) {
+      : ids_(parameters.declare_table(model::all_tokens(1, grid))) {
     if (o.backbone == "vjepa2")
       vjepa2_.emplace(parameters, o.vit, grid.rows, "");
     else
@@ -75,6 +75,11 @@ class Probe : public Objective {
   }
 
   model::Parameters& parameters() override { return parameters_; }
+  void move_to(at::Device device) override {
+    frozen_.move_to(device);
+    parameters_.move_to(device);
+    for (at::Tensor* held : {&mean_, &std_, &sum_, &squares_}) *held = held->to(device);
+  }
   bool needs_label() const override { return true; }
 
   LossSums loss(const MicroBatch& batch, const model::BlockRunner&) override {
@@ -110,11 +115,11 @@ class Probe : public Objective {
     std::vector<at::Tensor> rows;
     for (const Head& head : heads_)
       rows.push_back(classification_rows(head.forward(x), batch.label, batch.views));
-    return at::cat(rows, 1);
+    return at::cat(rows, 1).cpu();
   }
 
   at::Tensor features(const MicroBatch& batch) override {
-    return mean_over_views(tokens(batch), batch.views);
+    return mean_over_views(tokens(batch), batch.views).cpu();
   }
 
   // With several heads the one that counts is chosen without the items it is judged by: each half
@@ -263,8 +268,8 @@ class Probe : public Objective {
 
   at::Tensor tokens(const MicroBatch& batch) const {
     const c10::NoGradGuard no_grad;
-    return encoder_.tokens(model::take_patches(
-        batch.video, model::all_tokens(batch.video.size(0), grid_), grid_, parameters_.dtype()));
+    const at::Tensor ids = model::all_tokens(batch.video.size(0), grid_, batch.video.device());
+    return encoder_.tokens(model::take_patches(batch.video, ids, grid_, parameters_.dtype()));
   }
   // A linear probe's features are standardised over the data: what clips have in common would
   // otherwise drown what tells them apart, and one learning rate would not suit every encoder.

@@ -23,6 +23,11 @@ class Regression : public Task {
     std_ = at::tensor(stds, at::kDouble);
   }
 
+  void move_to(at::Device device) override {
+    mean_ = mean_.to(device);
+    std_ = std_.to(device);
+  }
+
   LossSums loss(const at::Tensor& outputs, const MicroBatch& batch, const std::vector<Mix>& mixes,
                 const std::vector<int64_t>& partners) const override {
     const at::Tensor wanted = (mixed_columns(batch.target, mixes, partners) - mean_) / std_;

@@ -17,6 +17,8 @@ class Task {
  public:
   virtual ~Task() = default;
 
+  // As of Objective. By default there is nothing to move.
+  virtual void move_to(at::Device device) { (void)device; }
   // `outputs` [b, outputs of the head], with their graph. `mixes` and `partners` as cut_clips takes
   // them: what a clip shows, its answer is mixed of. A sum over clips; metrics too.
   virtual LossSums loss(const at::Tensor& outputs, const MicroBatch& batch,
@@ -24,8 +26,8 @@ class Task {
                         const std::vector<int64_t>& partners) const = 0;
   virtual std::vector<std::string> metric_names() const = 0;
 
-  // What evaluation keeps of each item, float64 [items, columns], without a graph; "loss" comes
-  // first. Answers to the views of an item are averaged.
+  // What evaluation keeps of each item, float64 [items, columns], without a graph, where `outputs`
+  // are; "loss" comes first. Answers to the views of an item are averaged.
   virtual std::vector<std::string> evaluation_columns() const = 0;
   virtual at::Tensor rows(const at::Tensor& outputs, const MicroBatch& batch) const = 0;
   virtual nlohmann::ordered_json summarize(const at::Tensor& rows) const = 0;
