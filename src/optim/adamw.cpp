@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "base/error.h"
 #include "model/flat_memory.h"
@@ -93,25 +92,38 @@ void AdamW::scale_gradients(double factor) {
   for (model::OwnedSlice& slice : owned_) slice.grad.mul_(factor);
 }
 
-void AdamW::step(double lr, double weight_decay, int64_t step) {
-  const c10::NoGradGuard no_grad;
-  struct Group {
-    std::vector<at::Tensor> values, grads, exp_avgs, exp_avg_sqs, steps;
-  };
-  std::map<std::pair<double, double>, Group> groups;  // by learning rate and weight decay
+std::map<std::pair<double, double>, AdamW::Group> AdamW::groups(double weight_decay,
+                                                                const at::Tensor& step) const {
+  std::map<std::pair<double, double>, Group> groups;
   for (size_t i = 0; i < parameters_.buffers().size(); ++i) {
     const auto& buffer = parameters_.buffers()[i];
     if (exp_avg_[i].numel() == 0) continue;  // all of it is other ranks'
-    Group& group = groups[{lr * buffer.lr_scale,
-                           buffer.decays ? buffer.weight_decay.value_or(weight_decay) : 0}];
+    Group& group =
+        groups[{buffer.lr_scale, buffer.decays ? buffer.weight_decay.value_or(weight_decay) : 0}];
     group.values.push_back(owned_[i].value);
     group.grads.push_back(owned_[i].grad);
     group.exp_avgs.push_back(exp_avg_[i]);
     group.exp_avg_sqs.push_back(exp_avg_sq_[i]);
-    group.steps.push_back(at::tensor(float(step)));
+    group.steps.push_back(step);
   }
-  for (auto& [rates, g] : groups)
-    at::_fused_adamw_(g.values, g.grads, g.exp_avgs, g.exp_avg_sqs, {}, g.steps, rates.first,
+  return groups;
+}
+
+void AdamW::step(double lr, double weight_decay, int64_t step) {
+  const c10::NoGradGuard no_grad;
+  // Filled there, where the kernel reads it: a copy from the host would make it wait.
+  const at::Tensor count =
+      at::full({}, double(step), at::TensorOptions(at::kFloat).device(parameters_.device()));
+  for (auto& [rates, g] : groups(weight_decay, count))
+    at::_fused_adamw_(g.values, g.grads, g.exp_avgs, g.exp_avg_sqs, {}, g.steps, lr * rates.first,
+                      options_.betas[0], options_.betas[1], rates.second, options_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false);
+}
+
+void AdamW::step(const at::Tensor& lr, double weight_decay, const at::Tensor& step) {
+  const c10::NoGradGuard no_grad;
+  for (auto& [rates, g] : groups(weight_decay, step))
+    at::_fused_adamw_(g.values, g.grads, g.exp_avgs, g.exp_avg_sqs, {}, g.steps, lr * rates.first,
                       options_.betas[0], options_.betas[1], rates.second, options_.eps,
                       /*amsgrad=*/false, /*maximize=*/false);
 }

@@ -3,6 +3,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "config/binder.h"
@@ -39,9 +41,11 @@ struct OptimizerOptions {
   double weight_decay_at(int64_t step, int64_t steps) const;
 };
 
-// Global L2 norm over all gradient buffers, before any clipping.
+// Global L2 norm over all gradient buffers, before any clipping. Waits for the device, and so for
+// the whole backward pass.
 double gradient_norm(const model::Parameters& parameters);
-// Sum of squares of each slice's gradients, float64 [slices].
+// Sum of squares of each slice's gradients, float64 [slices], on their device. Does not wait; who
+// reads its numbers does.
 at::Tensor squared_norms(const std::vector<model::OwnedSlice>& slices);
 
 // Layer-wise learning-rate decay (Clark et al. 2020; Bao et al. 2022): buffers of block i learn
@@ -49,29 +53,44 @@ at::Tensor squared_norms(const std::vector<model::OwnedSlice>& slices);
 // it.
 void decay_layers(model::Parameters& parameters, double layer_decay, int head_block);
 
-// Not thread-safe.
+// Works on the device where the parameters are when it is made, and adds its work to that device's
+// stream: only load_state() waits for the device. Not thread-safe.
 class AdamW {
  public:
-  // `parameters` outlive it. Where `owned` (one slice a buffer) is given it has moments for, and
-  // updates, those alone (ZeRO stage 1, Rajbhandari et al. 2020), else every buffer whole.
+  // `parameters` outlive it, and stay on their device. Where `owned` (one slice a buffer) is given
+  // it has moments for, and updates, those alone (ZeRO stage 1, Rajbhandari et al. 2020), else
+  // every buffer whole.
   AdamW(model::Parameters& parameters, const OptimizerOptions& options,
         std::vector<model::OwnedSlice> owned = {});
   // One update with the gradients in the buffers. `step` counts from 1. Each buffer learns with
   // lr times its lr_scale, and decays with its own weight_decay or this one.
   void step(double lr, double weight_decay, int64_t step);
+  // The same with both numbers on the device, so that a graph of its work (CUDA graphs), captured
+  // once, can be run again after `lr` and `step` were changed in place: float32 scalars on the
+  // parameters' device. What decays by how much is a part of the graph.
+  void step(const at::Tensor& lr, double weight_decay, const at::Tensor& step);
 
   // Multiplies the gradients that step() will use.
   void scale_gradients(double factor);
   // What it updates, one slice a buffer.
   const std::vector<model::OwnedSlice>& owned() const { return owned_; }
 
-  // First and second moments: "exp_avg.block00.decay". As long as the slice of that buffer.
+  // First and second moments: "exp_avg.block00.decay". As long as the slice of that buffer; live,
+  // on the parameters' device.
   std::vector<model::NamedTensor> state() const;
-  // Copies its slices from whole moments, as long as the flat buffers. Throws Error(kData) naming
-  // one that is missing or of another size.
+  // Copies its slices from whole moments, as long as the flat buffers, on whatever device. Throws
+  // Error(kData) naming one that is missing or of another size.
   void load_state(const std::vector<model::NamedTensor>& whole);
 
  private:
+  // Buffers that learn and decay alike: _fused_adamw_ takes them at once.
+  struct Group {
+    std::vector<at::Tensor> values, grads, exp_avgs, exp_avg_sqs, steps;
+  };
+  // By (lr_scale, weight decay).
+  std::map<std::pair<double, double>, Group> groups(double weight_decay,
+                                                    const at::Tensor& step) const;
+
   model::Parameters& parameters_;
   OptimizerOptions options_;
   std::vector<model::OwnedSlice> owned_;

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "model/meta_device_for_tests.h"
 #include "optim/adamw.h"
 
 namespace keiko::optim {
@@ -90,6 +91,65 @@ TEST(AdamW, EachBufferHasItsOwnRates) {
               1e-15)
         << i;
   }
+}
+
+void declare_some(model::Parameters& p) {
+  for (int block = 0; block < 3; ++block) {
+    p.declare({fmt::format("w{}", block), {5, 3}, block, true});
+    p.declare({fmt::format("b{}", block), {7}, block, false});
+  }
+}
+
+// Rate and step as tensors, as a captured graph has them: the same updates.
+TEST(AdamW, TakesRateAndStepFromTensorsToo) {
+  model::Parameters by_number(at::kFloat), by_tensor(at::kFloat);
+  for (model::Parameters* p : {&by_number, &by_tensor}) {
+    declare_some(*p);
+    p->allocate(3);
+    decay_layers(*p, 0.5, 2);
+    for (auto& buffer : p->buffers())
+      buffer.grad.copy_(at::arange(buffer.grad.numel(), at::kFloat).sub_(6));
+  }
+  AdamW numbers(by_number, {}), tensors(by_tensor, {});
+  at::Tensor lr = at::zeros({}), count = at::zeros({});
+  for (int64_t step = 1; step <= 5; ++step) {
+    numbers.step(0.25 / double(step), 0.1, step);
+    lr.fill_(0.25 / double(step));
+    count.add_(1);
+    tensors.step(lr, 0.1, count);
+  }
+  EXPECT_EQ(count.item<float>(), 5);  // the caller's
+  for (size_t i = 0; i < by_number.buffers().size(); ++i)
+    EXPECT_LT(
+        (by_number.buffers()[i].value - by_tensor.buffers()[i].value).abs().max().item<double>(),
+        1e-6)
+        << by_number.buffers()[i].name;
+}
+
+TEST(AdamW, OnADeviceNobodyWaitsForIt) {
+  model::Parameters here(at::kFloat), there(at::kFloat);
+  for (model::Parameters* p : {&here, &there}) {
+    declare_some(*p);
+    p->allocate(3);
+  }
+  there.move_to(at::kMeta);
+  AdamW adamw(there, {});
+  for (const auto& [name, tensor] : adamw.state()) EXPECT_TRUE(tensor.is_meta()) << name;
+  {
+    const model::MetaWatch watch;
+    adamw.scale_gradients(0.5);
+    adamw.step(1e-3, 0.1, 7);
+    const auto scalar = at::TensorOptions(at::kFloat).device(at::kMeta);
+    adamw.step(at::empty({}, scalar), 0.1, at::empty({}, scalar));
+    EXPECT_TRUE(squared_norms(adamw.owned()).is_meta());
+    EXPECT_GT(watch.operations(), 0);
+    EXPECT_TRUE(watch.faults().empty()) << watch.faults()[0];
+    EXPECT_EQ(watch.uploads(), 0);
+    EXPECT_TRUE(watch.downloads().empty());
+  }
+  const model::MetaWatch watch;
+  adamw.load_state(AdamW(here, {}).state());  // of the CPU, as files are read
+  EXPECT_EQ(watch.uploads(), int(adamw.state().size()));
 }
 
 TEST(Schedule, ShapesEndWhereTheySay) {
