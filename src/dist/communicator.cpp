@@ -112,9 +112,10 @@ class GlooCommunicator : public Communicator {
     if (me == members.end())
       fail(ErrorKind::kInternal, "rank {} is no member of group {}", rank_, name);
     return named("meeting group " + name, rank_, watcher_, [&] {
-      return std::make_unique<GlooCommunicator>(store_, name_ + "/group/" + name,
-                                                me - members.begin(), int64_t(members.size()),
-                                                timeout_, watcher_);
+      // Under a name of its own each time: what a group that is gone left in the store is not it.
+      return std::make_unique<GlooCommunicator>(
+          store_, fmt::format("{}/group/{}/{}", name_, ++groups_, name), me - members.begin(),
+          int64_t(members.size()), timeout_, watcher_);
     });
   }
   std::string meeting() const override { return name_; }
@@ -128,6 +129,7 @@ class GlooCommunicator : public Communicator {
   }
 
   std::string name_;
+  int64_t groups_ = 0;  // made so far; members make them in the same order
   int64_t rank_, world_size_;
   std::chrono::milliseconds timeout_;
   c10::intrusive_ptr<c10d::Store> store_;

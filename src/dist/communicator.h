@@ -64,7 +64,7 @@ class Communicator {
   virtual void barrier() = 0;
 
   // The ranks `members` (ascending, this rank among them) as a communicator of their own; `name` is
-  // the same on all of them and no other group's. Members call it at the same time.
+  // the same on all of them. Members call it at the same time, and have made as many groups before.
   virtual std::unique_ptr<Communicator> group(const std::string& name,
                                               const std::vector<int64_t>& members) = 0;
 

@@ -113,7 +113,6 @@ at::Tensor ShardedBlocks::run(int index, const model::BlockRunner::Forward& forw
   const at::Tensor from = input.requires_grad() ? input : input.detach().requires_grad_(true);
   const at::Tensor begin = from.view_as(from);
   begin.grad_fn()->add_post_hook(std::make_unique<Hook>(self_, s));
-  ++states_[s].runs;
   const at::Tensor output = inner.run(index, forward, begin);
   output.register_hook([self = self_, s](const at::Tensor& gradient) {
     if (*self) (*self)->before_backward(s);
@@ -135,8 +134,7 @@ void ShardedBlocks::begin_step() {
   }
 }
 
-void ShardedBlocks::begin_pass(bool is_last) {
-  is_last_pass_ = is_last;
+void ShardedBlocks::begin_pass(bool) {
   for (size_t s = 0; s < states_.size(); ++s)
     if (!parameters_.blocks()[s].is_inside) need_values(s);
 }
@@ -147,7 +145,6 @@ void ShardedBlocks::end_pass() {
     State& state = states_[s];
     if (!parameters_.blocks()[s].is_inside) continue;
     drop_values(s);
-    state.runs = 0;
     if (state.has_grads && !state.is_sending) send(s);
   }
 }
@@ -160,20 +157,30 @@ void ShardedBlocks::start_rest() {
 void ShardedBlocks::wait() {
   const double begun = monotonic_s();
   while (!sending_.empty()) finish_one();
-  // Parts that nothing was sent of in the last pass: unused, or used in earlier micro-batches
-  // alone.
-  if (shards_.replicas().world_size() > 1)
-    for (size_t s = states_.size(); s-- > 0;)
-      if (!states_[s].replicating)
-        states_[s].replicating = shards_.replicas().all_reduce(
-            states_[s].grad_part,
-            fmt::format("all_reduce of a part of block {}", parameters_.blocks()[s].block));
-  for (State& state : states_) {
-    if (state.replicating) state.replicating->wait();
-    state.replicating.reset();
-  }
+  replicate();
   waited_s_ = monotonic_s() - begun;
   drop_all();  // values are about to change
+}
+
+// Sums the parts over the groups' copies.
+void ShardedBlocks::replicate() {
+  if (shards_.replicas().world_size() == 1) return;
+  const c10::NoGradGuard no_grad;
+  for (size_t s = states_.size(); s-- > 0;) {
+    State& state = states_[s];
+    state.replicated =
+        options_.wire == "bf16" ? state.grad_part.to(at::kBFloat16) : state.grad_part;
+    state.replicating = shards_.replicas().all_reduce(
+        state.replicated,
+        fmt::format("all_reduce of a part of block {}", parameters_.blocks()[s].block));
+  }
+  for (size_t s = states_.size(); s-- > 0;) {
+    State& state = states_[s];
+    state.replicating->wait();
+    state.replicating.reset();
+    if (!state.replicated.is_same(state.grad_part)) state.grad_part.copy_(state.replicated);
+    state.replicated.reset();
+  }
 }
 
 void ShardedBlocks::start_gather(size_t s) {
@@ -225,7 +232,7 @@ void ShardedBlocks::before_backward(size_t s) {
 
 void ShardedBlocks::after_backward(size_t s) {
   drop_values(s);
-  if (--states_[s].runs == 0 && options_.overlap) send(s);
+  if (options_.overlap) send(s);
 }
 
 void ShardedBlocks::send(size_t s) {
@@ -235,7 +242,6 @@ void ShardedBlocks::send(size_t s) {
   const at::Tensor whole = over_storage(grad, shards_.part(s).padded());
   Sending sending;
   sending.storage = s;
-  sending.is_last = is_last_pass_;
   sending.staged = options_.wire == "bf16" ? whole.to(at::kBFloat16) : whole;
   sending.out = at::empty({shards_.part(s).length}, sending.staged.options());
   sending.work = shards_.group().reduce_scatter(
@@ -260,10 +266,6 @@ void ShardedBlocks::finish_one() {
   drop_memory(parameters_.blocks()[s].grad);
   count_whole(-shards_.part(s).padded());
   state.has_grads = false;
-  if (sending.is_last && shards_.replicas().world_size() > 1)
-    state.replicating = shards_.replicas().all_reduce(
-        state.grad_part,
-        fmt::format("all_reduce of a part of block {}", parameters_.blocks()[s].block));
 }
 
 // The block that runs after (step 1) or before (-1) that of `storage`, if the parameters are laid

@@ -7,8 +7,13 @@
 // What a model reads around its blocks (embeddings, last norms, heads) is whole through a step.
 //
 // The order of collectives follows the graph of the model, which is the same on all ranks. Every
-// pass sends its gradients, those of inner micro-batches too: keeping them whole until the last one
-// would keep what is to be saved.
+// run of a block sends its gradients, also where it runs several times (V-JEPA's masks) and in
+// inner micro-batches: keeping them whole until the last one would keep what is to be saved. With
+// reduce.overlap = false they stay whole until the pass is over. Under bf16 autocast keeps rounded
+// copies of weights from forward to backward, which are not shared out.
+//
+// Whatever starts or waits for a collective, backward() included, throws Error(kIo) when a rank is
+// gone; the object is of no use then.
 
 #pragma once
 #include <deque>
@@ -65,14 +70,13 @@ class ShardedBlocks : public Reducer {
   struct State {
     bool has_values = true, has_grads = true;  // memory for them whole
     std::unique_ptr<Work> gathering;           // of the values
-    int64_t runs = 0;                          // whose backward is to come
     bool is_sending = false;                   // the gradients
     std::unique_ptr<Work> replicating;         // of the part, over replicas
+    at::Tensor replicated;                     // what travels for that
     at::Tensor value_part, grad_part;
   };
   struct Sending {
     size_t storage;
-    bool is_last;  // of this step
     std::unique_ptr<Work> work;
     at::Tensor staged, out;
   };
@@ -85,6 +89,7 @@ class ShardedBlocks : public Reducer {
   void after_backward(size_t storage);
   void send(size_t storage);
   void finish_one();
+  void replicate();
   std::optional<size_t> inside_near(size_t storage, int step) const;
   void count_whole(int64_t numbers);
 
@@ -97,7 +102,6 @@ class ShardedBlocks : public Reducer {
   std::vector<model::OwnedSlice> owned_;
   std::deque<Sending> sending_;
   std::shared_ptr<ShardedBlocks*> self_;  // emptied when this dies before the hooks
-  bool is_last_pass_ = false;
   int64_t whole_ = 0, most_whole_ = 0;
   double waited_s_ = 0;
 };

@@ -45,8 +45,8 @@ struct Head {
   model::Linear classifier;
 
   // Tokens [B, N, D], or features [B, D] without a pooler.
-  at::Tensor forward(const at::Tensor& x) const {
-    return classifier.forward(pooler ? pooler->forward(x, model::BlockRunner()) : x);
+  at::Tensor forward(const at::Tensor& x, const model::BlockRunner& runner) const {
+    return classifier.forward(pooler ? pooler->forward(x, runner) : x);
   }
 };
 
@@ -82,12 +82,12 @@ class Probe : public Objective {
   }
   bool needs_label() const override { return true; }
 
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner&) override {
+  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
     const at::Tensor x = head_input(batch);
     at::Tensor sum;
     std::vector<at::Tensor> hits;
     for (const Head& head : heads_) {
-      const at::Tensor logits = head.forward(x);
+      const at::Tensor logits = head.forward(x, runner);
       const at::Tensor l = at::cross_entropy_loss(logits, batch.label, {}, at::Reduction::Sum);
       sum = sum.defined() ? sum + l : l;
       hits.push_back(logits.detach().argmax(1).eq(batch.label).sum());
@@ -114,7 +114,7 @@ class Probe : public Objective {
     const at::Tensor x = head_input(batch);
     std::vector<at::Tensor> rows;
     for (const Head& head : heads_)
-      rows.push_back(classification_rows(head.forward(x), batch.label, batch.views));
+      rows.push_back(classification_rows(head.forward(x, model::BlockRunner()), batch.label, batch.views));
     return at::cat(rows, 1).cpu();
   }
 

@@ -77,40 +77,63 @@ std::vector<std::string> check_ranks_agree(const RankIdentity& mine,
   return hosts;
 }
 
+namespace {
+
+uint64_t hash_of(const at::Tensor& values) {
+  const at::Tensor here = values.cpu();  // itself where it is there already
+  return xxh3({static_cast<const uint8_t*>(here.const_data_ptr()), size_t(here.nbytes())});
+}
+
+// Throws Diverged, on every rank, when ranks r, r + group_size, ... have not all the same hashes.
+void compare(const model::Parameters& parameters, const std::vector<int64_t>& hashes,
+             int64_t group_size, int64_t step, dist::Communicator& communicator) {
+  const at::Tensor all = communicator.all_gather(at::tensor(hashes));
+  for (size_t i = 0; i < hashes.size(); ++i)
+    for (int64_t first = 0; first < group_size; ++first) {
+      std::map<int64_t, std::vector<int64_t>> ranks_by_hash;
+      int64_t count = 0;
+      for (int64_t r = first; r < communicator.world_size(); r += group_size, ++count)
+        ranks_by_hash[all[r][int64_t(i)].item<int64_t>()].push_back(r);
+      if (ranks_by_hash.size() == 1) continue;
+      size_t most = 0;
+      int64_t right = 0;
+      for (const auto& [hash, ranks] : ranks_by_hash)
+        if (ranks.size() > most) most = ranks.size(), right = hash;
+      std::vector<int64_t> wrong;
+      for (const auto& [hash, ranks] : ranks_by_hash)
+        if (hash != right) wrong.insert(wrong.end(), ranks.begin(), ranks.end());
+      std::sort(wrong.begin(), wrong.end());
+      throw Diverged(fmt::format(
+          "step {}: the weights of the ranks differ in {}: {}. A machine computes or remembers "
+          "wrongly; look at its memory errors",
+          step, parameters.buffers()[i].name,
+          2 * most > size_t(count)
+              ? fmt::format("rank {} has others than most", fmt::join(wrong, ", "))
+              : "no majority tells which is right"));
+    }
+}
+
+}  // namespace
+
 std::optional<uint64_t> check_replicas(const model::Parameters& parameters, int64_t step,
                                        dist::Communicator& communicator) {
   if (communicator.world_size() == 1) return std::nullopt;
   std::vector<int64_t> hashes;
   std::string digest;  // as Parameters::hash() makes it
   for (const model::FlatBuffer& buffer : parameters.buffers()) {
-    const uint64_t hash = xxh3({static_cast<const uint8_t*>(buffer.value.const_data_ptr()),
-                                size_t(buffer.value.nbytes())});
+    const uint64_t hash = hash_of(buffer.value);
     hashes.push_back(int64_t(hash));
     digest += buffer.name + hex64(hash);
   }
-  const at::Tensor all = communicator.all_gather(at::tensor(hashes));
-  for (size_t i = 0; i < hashes.size(); ++i) {
-    std::map<int64_t, std::vector<int64_t>> ranks_by_hash;
-    for (int64_t r = 0; r < communicator.world_size(); ++r)
-      ranks_by_hash[all[r][int64_t(i)].item<int64_t>()].push_back(r);
-    if (ranks_by_hash.size() == 1) continue;
-    size_t most = 0;
-    int64_t right = 0;
-    for (const auto& [hash, ranks] : ranks_by_hash)
-      if (ranks.size() > most) most = ranks.size(), right = hash;
-    std::vector<int64_t> wrong;
-    for (const auto& [hash, ranks] : ranks_by_hash)
-      if (hash != right) wrong.insert(wrong.end(), ranks.begin(), ranks.end());
-    std::sort(wrong.begin(), wrong.end());
-    const bool is_clear = 2 * most > size_t(communicator.world_size());
-    throw Diverged(fmt::format(
-        "step {}: the weights of the ranks differ in {}: {}. A machine computes or remembers "
-        "wrongly; look at its memory errors",
-        step, parameters.buffers()[i].name,
-        is_clear ? fmt::format("rank {} has others than most", fmt::join(wrong, ", "))
-                 : "no majority tells which is right"));
-  }
+  compare(parameters, hashes, 1, step, communicator);
   return xxh3(std::string_view(digest));
+}
+
+void check_parts(const model::Parameters& parameters, const std::vector<model::OwnedSlice>& parts,
+                 int64_t group_size, int64_t step, dist::Communicator& communicator) {
+  std::vector<int64_t> hashes;
+  for (const model::OwnedSlice& part : parts) hashes.push_back(int64_t(hash_of(part.value)));
+  compare(parameters, hashes, group_size, step, communicator);
 }
 
 }  // namespace keiko::train

@@ -47,5 +47,10 @@ class Diverged : public AgreedStop {
 // over the weights. All ranks call it at the same time, with equal parameters but for a fault.
 std::optional<uint64_t> check_replicas(const model::Parameters& parameters, int64_t step,
                                        dist::Communicator& communicator);
+// The same where each rank has its `parts` of the buffers alone, and groups of `group_size`
+// neighbouring ranks a copy each: compares the ranks that keep the same part. `communicator` holds
+// all ranks.
+void check_parts(const model::Parameters& parameters, const std::vector<model::OwnedSlice>& parts,
+                 int64_t group_size, int64_t step, dist::Communicator& communicator);
 
 }  // namespace keiko::train

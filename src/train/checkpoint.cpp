@@ -15,7 +15,8 @@
 namespace keiko::train {
 namespace {
 
-constexpr int kVersion = 1;
+// 2: what a block reads while it runs and around that are buffers of their own.
+constexpr int kVersion = 2;
 
 std::string optimizer_file(int64_t rank, int64_t world_size) {
   return fmt::format("optimizer-{}-of-{}.safetensors", rank, world_size);
@@ -45,7 +46,8 @@ void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
   try {
     const auto state = nlohmann::json::parse(read_text(env, folder + "/state.json"));
     const int64_t version = state.at("version");
-    if (version != kVersion)
+    const bool has_same_weights = extent == Extent::kWeightsAlone && version == 1;
+    if (version != kVersion && !has_same_weights)
       fail(ErrorKind::kData, "{}: checkpoint version {}, but this Keiko reads version {}", folder,
            version, kVersion);
     if (step >= 0 && state.at("step") != step)
@@ -93,7 +95,8 @@ CheckpointContent copy_content(int64_t step, objective::Objective& objective,
   content.step = step;
   const auto copy = [](const std::vector<model::NamedTensor>& from,
                        std::vector<model::NamedTensor>& to) {
-    for (const auto& [name, tensor] : from) to.emplace_back(name, tensor.clone());
+    for (const auto& [name, tensor] : from)
+      to.emplace_back(name, tensor.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true));
   };
   const dist::Communicator& alike = shards ? shards->replicas() : communicator;
   copy(shard(optimizer.state(), alike.rank(), alike.world_size()), content.optimizer);
@@ -217,41 +220,51 @@ void CheckpointWriter::commit() {
            hex64(uint64_t(rows[rank][2].item<int64_t>())),
            hex64(uint64_t(rows[0][2].item<int64_t>())));
   }
-  if (communicator_.rank() == 0) {
-    const std::string folder = folder_ + "/" + checkpoint_name(content.step);
-    nlohmann::ordered_json state = content.state;
-    state["version"] = kVersion;
-    state["step"] = content.step;
-    state["world_size"] = communicator_.world_size();
-    state["weights_hash"] = hex64(content.weights_hash);
-    for (const auto& [name, value] : written.files) state["files"][name] = hex64(value);
-    state["weights_hash_of_ranks"] = nlohmann::json::array();
-    for (int64_t rank = 0; rank < communicator_.world_size(); ++rank)
-      state["weights_hash_of_ranks"].push_back(hex64(uint64_t(rows[rank][2].item<int64_t>())));
-    // Lengths of ranks that a smaller world does not have stay as they were.
-    const nlohmann::ordered_json earlier =
-        state.value("samples_lengths", nlohmann::ordered_json::array());
-    state["samples_lengths"] = nlohmann::json::array();
-    for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
-      state["files"][optimizer_file(rows[rank][4].item<int64_t>(), communicator_.world_size())] =
-          hex64(uint64_t(rows[rank][1].item<int64_t>()));
-      state["samples_lengths"].push_back(rows[rank][3].item<int64_t>());
+  // What fails on rank 0 alone from here on ends the save on every rank.
+  if (communicator_.rank() == 0) try {
+      const std::string folder = folder_ + "/" + checkpoint_name(content.step);
+      nlohmann::ordered_json state = content.state;
+      state["version"] = kVersion;
+      state["step"] = content.step;
+      state["world_size"] = communicator_.world_size();
+      state["weights_hash"] = hex64(content.weights_hash);
+      for (const auto& [name, value] : written.files) state["files"][name] = hex64(value);
+      state["weights_hash_of_ranks"] = nlohmann::json::array();
+      for (int64_t rank = 0; rank < communicator_.world_size(); ++rank)
+        state["weights_hash_of_ranks"].push_back(hex64(uint64_t(rows[rank][2].item<int64_t>())));
+      // Lengths of ranks that a smaller world does not have stay as they were.
+      const nlohmann::ordered_json earlier =
+          state.value("samples_lengths", nlohmann::ordered_json::array());
+      state["samples_lengths"] = nlohmann::json::array();
+      for (int64_t rank = 0; rank < communicator_.world_size(); ++rank) {
+        state["files"][optimizer_file(rows[rank][4].item<int64_t>(), communicator_.world_size())] =
+            hex64(uint64_t(rows[rank][1].item<int64_t>()));
+        state["samples_lengths"].push_back(rows[rank][3].item<int64_t>());
+      }
+      for (size_t rank = state["samples_lengths"].size(); rank < earlier.size(); ++rank)
+        state["samples_lengths"].push_back(earlier[rank]);
+      publish(env_, folder + "/state.json", json_text(state, 2) + "\n");
+      // From here on it counts.
+      {
+        const auto commit = env_->create(folder + "/COMMIT");
+        commit->append("keiko checkpoint\n");
+        commit->sync();
+      }
+      env_->sync_folder(folder);
+      env_->sync_folder(folder_);
+      publish(env_, folder_ + "/latest", checkpoint_name(content.step) + "\n");
+      removal_ = std::async(std::launch::async, [this, step = content.step] { prune(step); });
+    } catch (const std::exception& e) {
+      error = Error(ErrorKind::kIo, e.what());
     }
-    for (size_t rank = state["samples_lengths"].size(); rank < earlier.size(); ++rank)
-      state["samples_lengths"].push_back(earlier[rank]);
-    publish(env_, folder + "/state.json", json_text(state, 2) + "\n");
-    // From here on it counts.
-    {
-      const auto commit = env_->create(folder + "/COMMIT");
-      commit->append("keiko checkpoint\n");
-      commit->sync();
-    }
-    env_->sync_folder(folder);
-    env_->sync_folder(folder_);
-    publish(env_, folder_ + "/latest", checkpoint_name(content.step) + "\n");
-    removal_ = std::async(std::launch::async, [this, step = content.step] { prune(step); });
-  }
-  communicator_.barrier();
+  at::Tensor failed = at::tensor({int64_t(error ? 1 : 0)}, at::kLong);
+  communicator_.broadcast(failed, 0);
+  if (error)
+    fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: {}", content.step,
+         error->what());
+  if (failed.item<int64_t>() != 0)
+    fail(ErrorKind::kIo, "the checkpoint of step {} was not saved: rank 0 failed, see its message",
+         content.step);
   committed_step_ = content.step;
 }
 

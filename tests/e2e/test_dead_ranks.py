@@ -145,15 +145,18 @@ def test_a_flipped_bit_stops_the_run_and_names_buffer_and_rank(job, drift, tmp_p
     assert not (tmp_path / "run" / "checkpoints" / "latest").exists(), "nothing wrong was saved"
 
 
-def test_a_run_that_goes_back_ends_with_the_bits_of_one_without_the_fault(job, drift, tmp_path):
-    short = {"steps": 20, "checkpoint": {"every": 6, "keep": 9}, "guard": {"replicas_every": 1, "replicas": "rollback"}}
+@pytest.mark.parametrize("ranks, shard", [(2, "none"), (4, "gradients"), (4, "parameters")])
+def test_a_run_that_goes_back_ends_with_the_bits_of_one_without_the_fault(job, drift, tmp_path, ranks, shard):
+    """Where weights are shared out, in groups of two: there are copies to compare, and groups meet anew."""
+    short = {"steps": 20, "checkpoint": {"every": 6, "keep": 9}, "guard": {"replicas_every": 1, "replicas": "rollback"},
+             "train": {"threads": 1, "shard": shard, "shard_group": 0 if shard == "none" else 2}}
     for name, flips in (("whole", []), ("flipped", ["debug.flip_bit_rank=1", "debug.flip_bit_step=9"])):
-        started = job(recipe_of(drift, tmp_path, name, short), 2, extra=lambda rank, flips=flips: flips)
+        started = job(recipe_of(drift, tmp_path, name, short), ranks, extra=lambda rank, flips=flips: flips)
         for rank, (code, said) in started.ends(120).items():
             assert code == 0, (name, rank, said)
             assert ("going back to the last checkpoint (1 of 3 times)" in said) == (name == "flipped"), said
     last = "checkpoints/step-00000020"
-    for file in ("model.safetensors", "optimizer-0-of-2.safetensors", "optimizer-1-of-2.safetensors"):
+    for file in ("model.safetensors", *(f"optimizer-{r}-of-{ranks}.safetensors" for r in range(ranks))):
         assert (tmp_path / "flipped" / last / file).read_bytes() == (tmp_path / "whole" / last / file).read_bytes(), file
     steps = [line["step"] for line in runs.metrics(tmp_path / "flipped")]
     assert steps == list(range(1, 21)), "no step is logged twice"

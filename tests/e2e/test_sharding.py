@@ -19,7 +19,11 @@ STEPS = 6
 # (ranks, train.shard, train.shard_group)
 WAYS = [(2, "gradients", 0), (2, "parameters", 0), (3, "gradients", 0), (3, "parameters", 0), (4, "parameters", 2),
         (4, "gradients", 2), (2, "optimizer", 1)]
-OBJECTIVES = ("videomae", "vjepa2", "fine-tuning")
+OBJECTIVES = ("videomae", "vjepa2", "fine-tuning", "probe")
+# Heads on a frozen random encoder; an attentive head's blocks are shared out as an encoder's are.
+PROBE = runs.changed(runs.COMMON, {"objective.name": "probe", "objective.pooling": "attentive", "objective.pooler_depth": 2,
+                                   "objective.pooler_heads": 4})
+RECIPES = runs.OBJECTIVES | {"probe": PROBE}
 
 
 def level(drift, folder, **changes):
@@ -30,7 +34,7 @@ def level(drift, folder, **changes):
 def write(path, objective, drift, folder, **changes):
     # Groups of clips that belong together are not cut: fine-tuning has four of them.
     micro = {} if objective == "fine-tuning" else {"micro_batch_size": 2}
-    return runs.write_recipe(path, runs.OBJECTIVES[objective], level(drift, folder) | micro | changes)
+    return runs.write_recipe(path, RECIPES[objective], level(drift, folder) | micro | changes)
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)
