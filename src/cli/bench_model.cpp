@@ -86,11 +86,13 @@ objective::MicroBatch random_bench_batch(int64_t clips, int64_t frames, int64_t 
 double StepTime::total() const { return std::accumulate(std::begin(part), std::end(part), 0.0); }
 
 StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
-                        objective::MicroBatch& batch, int64_t step, bool use_autocast) {
+                        objective::MicroBatch& batch, int64_t step, bool use_autocast,
+                        gpu::Accelerator* gpu) {
   StepTime time;
   double last = monotonic_s();
   size_t next = 0;
   const auto lap = [&] {
+    if (gpu) gpu->synchronize();
     const double now = monotonic_s();
     time.part[next++] = now - last;
     last = now;
@@ -104,7 +106,7 @@ StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
   lap();
   objective::LossSums sums;
   {
-    const train::AutocastGuard autocast(use_autocast);
+    const train::AutocastGuard autocast(use_autocast, batch.video.device().type());
     sums = objective.loss(batch, model::BlockRunner());
   }
   time.loss = sums.loss.item<double>() / double(clips);

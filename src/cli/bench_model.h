@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu/accelerator.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
 
@@ -44,8 +45,10 @@ struct StepTime {
 };
 
 // One training step on `batch`, as train/trainer.cpp does it with one rank and one micro-batch.
-// `step` counts from 0; the batch gets its positions.
+// `step` counts from 0; the batch gets its positions. `gpu`: where objective and batch are, whose
+// work is waited for after each part; null: the CPU.
 StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
-                        objective::MicroBatch& batch, int64_t step, bool use_autocast);
+                        objective::MicroBatch& batch, int64_t step, bool use_autocast,
+                        gpu::Accelerator* gpu = nullptr);
 
 }  // namespace keiko::cli

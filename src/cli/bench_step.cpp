@@ -11,9 +11,11 @@
 #include "base/machine.h"
 #include "cli/bench.h"
 #include "cli/bench_model.h"
+#include "gpu/device_patches.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
 #include "report/progress.h"
+#include "train/evaluation.h"
 #include "train/trainer.h"
 
 namespace keiko::cli {
@@ -22,7 +24,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct StepBench : BenchClips {
-  std::string dtype = "fp32", json;
+  std::string dtype = "fp32", device = "cpu", json;
   int64_t steps = 6, warmup = 2, threads = 0;
 };
 
@@ -56,11 +58,19 @@ void print_table(const ordered_json& j) {
 }
 
 int bench_step(const StepBench& o) {
+  std::unique_ptr<gpu::Accelerator> gpu;  // before torch is asked for anything
+  if (o.device == "cuda") {
+    gpu = gpu::load_accelerator(0);
+    model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*gpu));
+  }
+  const at::Device device = gpu ? gpu->device() : at::Device(at::kCPU);
   train::Recipe recipe;
   recipe.train.threads = o.threads > 0 ? o.threads : usable_cores();
-  train::set_up_compute(recipe, {int(recipe.train.threads), 1});
+  train::set_up_compute(recipe, {int(recipe.train.threads), 1}, false, device.type());
   const auto objective = make_bench_model(o.model, o.frames, o.side, o.warmup + o.steps + 1);
-  objective::MicroBatch batch = random_bench_batch(o.batch, o.frames, o.side);
+  objective->move_to(device);
+  objective::MicroBatch batch =
+      train::to_device(random_bench_batch(o.batch, o.frames, o.side), device);
   optim::OptimizerOptions options;
   options.betas = {0.9, 0.95};
   optim::AdamW adamw(objective->parameters(), options);
@@ -69,8 +79,11 @@ int bench_step(const StepBench& o) {
   std::vector<StepTime> times;
   struct rusage before = {}, after = {};
   for (int64_t step = 0; step <= o.warmup + o.steps; ++step) {
-    if (step == o.warmup + 1) ::getrusage(RUSAGE_SELF, &before);
-    times.push_back(run_bench_step(*objective, adamw, batch, step, o.dtype == "bf16"));
+    if (step == o.warmup + 1) {
+      ::getrusage(RUSAGE_SELF, &before);
+      if (gpu) gpu->reset_peak_memory();
+    }
+    times.push_back(run_bench_step(*objective, adamw, batch, step, o.dtype == "bf16", gpu.get()));
     progress.update(step + 1, o.warmup + o.steps + 1);
   }
   ::getrusage(RUSAGE_SELF, &after);
@@ -84,7 +97,7 @@ int bench_step(const StepBench& o) {
                     {"batch", o.batch},
                     {"frames", o.frames},
                     {"side", o.side},
-                    {"device", "cpu"},
+                    {"device", gpu ? gpu->name() : "cpu"},
                     {"dtype", o.dtype},
                     {"compile", false},
                     {"threads", at::get_num_threads()},
@@ -102,7 +115,7 @@ int bench_step(const StepBench& o) {
     j["parts_s"][kStepParts[part]] = median(seconds);
   }
   j["clips_per_s"] = double(o.batch) / median(all);
-  j["peak_bytes"] = int64_t(after.ru_maxrss) * 1024;
+  j["peak_bytes"] = gpu ? gpu->memory().peak_allocated : int64_t(after.ru_maxrss) * 1024;
   j["page_faults_per_step"] = (after.ru_minflt - before.ru_minflt) / o.steps;
   j["loss"] = {first_loss, last_loss};
   if (o.json.empty())
@@ -130,6 +143,9 @@ void add_bench_step(CLI::App& bench, Action& action) {
       ->capture_default_str();
   c->add_option("--dtype", o->dtype, "fp32, or bf16: autocast, weights stay fp32")
       ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  c->add_option("--device", o->device, "cpu, or cuda: the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   c->add_option("--json", o->json, "Write the figures to this file as JSON (- is stdout)");
   c->callback([o, &action] { action = [o] { return bench_step(*o); }; });

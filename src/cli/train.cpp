@@ -15,6 +15,7 @@
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
 #include "dist/sharding.h"
+#include "gpu/device_patches.h"
 #include "objective/classification.h"
 #include "optim/schedule.h"
 #include "report/progress.h"
@@ -111,6 +112,12 @@ std::string memory_text(const train::Recipe& r, objective::Objective& objective)
                         : "");
 }
 
+// Throws Error(kUsage) when ranks that share something out make no whole groups.
+void check_sharing(const train::Recipe& recipe, int64_t world_size) {
+  if (recipe.train.shard != "none" && world_size > 1)
+    dist::check_shard_group(recipe.train.shard_group, world_size);
+}
+
 // Nothing here allocates a weight, and the data need not be there, so that the plan of a giant
 // model can be read anywhere.
 int show_plan(const LoadedRecipe& loaded) {
@@ -179,7 +186,9 @@ int show_plan(const LoadedRecipe& loaded) {
           (schedule.shape == optim::Shape::kConstant
                ? ", then constant"
                : fmt::format(", {} to {:.4g}", r.optimizer.schedule_shape, schedule.min_lr)));
-  say("precision", train::resolve_precision(r));
+  const bool on_gpu = train::resolve_device(r) == "cuda";
+  say("device", on_gpu ? "a GPU for each rank" : "CPU");
+  say("precision", train::resolve_precision(r, on_gpu ? at::kCUDA : at::kCPU));
   say("threads", fmt::format("{} compute, {} decode", threads.compute, threads.decode));
   say("memory", memory_text(r, *objective));
   return 0;
@@ -204,8 +213,17 @@ int show_plan(const LoadedRecipe& loaded) {
 int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context) {
   const dist::LaunchEnvironment& launch = context.launch;
   train::heed_marks(context.env, context.run_folder, launch);
+  // Before torch is asked for anything: it remembers what devices it found.
+  std::unique_ptr<gpu::Accelerator> accelerator;
+  if (train::resolve_device(recipe) == "cuda")
+    accelerator = gpu::load_accelerator(int(launch.local_rank));
+  if (accelerator) model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*accelerator));
   const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
-  context.communicator = communicator.get();
+  std::unique_ptr<dist::Communicator> between_gpus;
+  if (accelerator)
+    between_gpus = accelerator->make_communicator(*communicator, double(recipe.train.timeout_s));
+  context.accelerator = accelerator.get();
+  context.communicator = between_gpus ? between_gpus.get() : communicator.get();
   dist::ControlOptions options;
   options.silence_s = recipe.train.heartbeat_s;
   options.meeting = communicator->meeting();
@@ -213,7 +231,7 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
   dist::ControlPlane control(dist::connect_control_store(launch, double(recipe.train.timeout_s)),
                              launch, options);
   context.control = &control;
-  communicator->set_watcher(&control);
+  context.communicator->set_watcher(&control);
   context.on_error = [&](ErrorKind kind, const std::string& message) {
     control.is_ending();
     train::leave_mark(context.env, context.run_folder, launch, kind, message);
@@ -226,7 +244,7 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
     train::leave_mark(context.env, context.run_folder, launch, ErrorKind::kPreempted,
                       fmt::format("saved step {}", result.step));
   control.finish();
-  communicator->set_watcher(nullptr);
+  context.communicator->set_watcher(nullptr);
   communicator->barrier();  // rank 0 takes the store along
   return result.is_preempted ? exit_code(ErrorKind::kPreempted) : 0;
 }
@@ -256,14 +274,13 @@ void add_train(CLI::App& app, Action& action) {
       const int64_t group = train::group_of(loaded.recipe);
       if (o->dry_run) {
         train::check_batch(loaded.recipe, group, 1);
-        dist::check_shard_group(loaded.recipe.train.shard_group,
-                                dist::read_launch_environment().world_size);
+        check_sharing(loaded.recipe, dist::read_launch_environment().world_size);
         return show_plan(loaded);
       }
       train::TrainContext context;
       context.launch = dist::read_launch_environment();
       train::check_batch(loaded.recipe, group, context.launch.world_size);
-      dist::check_shard_group(loaded.recipe.train.shard_group, context.launch.world_size);
+      check_sharing(loaded.recipe, context.launch.world_size);
       if (context.launch.rank != 0) spdlog::set_level(spdlog::level::err);
       context.make_decoder = [] { return std::make_unique<media::CpuClipDecoder>(default_env()); };
       context.run_folder = loaded.run_folder;

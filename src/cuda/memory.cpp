@@ -54,4 +54,10 @@ void copy_to_host(void* host, const void* device, size_t size, const Stream& str
         "cudaMemcpyAsync to the host");
 }
 
+void copy_on_device(void* to, const void* from, size_t size, const Stream& stream) {
+  const DeviceScope scope(stream.device());
+  check(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream.handle()),
+        "cudaMemcpyAsync on the device");
+}
+
 }  // namespace keiko::cuda

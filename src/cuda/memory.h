@@ -53,5 +53,7 @@ class PinnedBuffer : public media::BatchBuffer {
 // pinned: otherwise the call waits for the stream.
 void copy_to_device(void* device, const void* host, size_t size, const Stream& stream);
 void copy_to_host(void* host, const void* device, size_t size, const Stream& stream);
+// Both on the stream's device, apart from each other.
+void copy_on_device(void* to, const void* from, size_t size, const Stream& stream);
 
 }  // namespace keiko::cuda

@@ -48,6 +48,7 @@ PinnedBuffer::~PinnedBuffer() = default;
 uint8_t* PinnedBuffer::reserve(size_t) { refuse(purpose_); }
 void copy_to_device(void*, const void*, size_t, const Stream&) { refuse("a copy to a device"); }
 void copy_to_host(void*, const void*, size_t, const Stream&) { refuse("a copy from a device"); }
+void copy_on_device(void*, const void*, size_t, const Stream&) { refuse("a copy on a device"); }
 
 struct SurfacePixels::Tables {};
 SurfacePixels::SurfacePixels() { refuse("the pixel kernel"); }

@@ -11,7 +11,9 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/machine.h"
+#include "gpu/accelerator.h"
 
 namespace keiko::train {
 
@@ -26,10 +28,24 @@ ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& l
   return share;
 }
 
-void set_up_compute(const Recipe& recipe, const ThreadShare& threads) {
+std::string resolve_device(const Recipe& recipe) {
+  if (recipe.train.device == "cpu") return "cpu";
+  const std::string why = gpu::why_no_accelerator();
+  if (why.empty()) return "cuda";
+  if (recipe.train.device == "cuda")
+    fail(
+        ErrorKind::kUsage,
+        "train.device = cuda, but there is no GPU to compute on: {}; set it to auto or cpu, or see "
+        "`keiko doctor`",
+        why);
+  return "cpu";
+}
+
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads, bool is_shared_out,
+                    at::DeviceType device) {
   // Every step takes the same memory as the last one. Left alone, glibc gives large blocks back to
   // the system and gets them again as zeroed pages: 150,000 page faults a step of VideoMAE-S.
-  if (recipe.train.shard == "none") {
+  if (!is_shared_out) {
     ::mallopt(M_MMAP_MAX, 0);
     ::mallopt(M_TRIM_THRESHOLD, -1);
   } else {
@@ -39,38 +55,44 @@ void set_up_compute(const Recipe& recipe, const ThreadShare& threads) {
     ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   }
   at::set_num_threads(threads.compute);
-  at::globalContext().setDeterministicAlgorithms(recipe.train.deterministic, /*warn_only=*/false);
+  const bool on_cpu = device == at::kCPU;
+  at::globalContext().setDeterministicAlgorithms(
+      on_cpu ? recipe.train.deterministic : recipe.train.gpu_deterministic, /*warn_only=*/!on_cpu);
   torch::autograd::AnomalyMode::set_enabled(recipe.debug.anomaly);
 }
 
-AutocastGuard::AutocastGuard(bool on) : on_(on) {
+AutocastGuard::AutocastGuard(bool on, at::DeviceType device) : on_(on), device_(device) {
   if (!on_) return;
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  at::autocast::set_autocast_enabled(device_, true);
+  at::autocast::set_autocast_dtype(device_, at::kBFloat16);
   at::autocast::increment_nesting();
 }
 
 AutocastGuard::~AutocastGuard() {
   if (!on_) return;
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::set_autocast_enabled(device_, false);
 }
 
-std::string resolve_precision(const Recipe& recipe) {
+std::string resolve_precision(const Recipe& recipe, at::DeviceType device) {
   if (recipe.precision != "auto") return recipe.precision;
+  if (device != at::kCPU) return "bf16";
   return processor_has_fast_bf16() ? "bf16" : "fp32";
 }
 
 nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
-                                            int64_t world_size) {
+                                            int64_t world_size, const std::string& gpu) {
   return {{"threads", threads.compute},
           {"processor", processor_name()},
-          {"precision", resolve_precision(recipe)},
+          {"gpu", gpu},
+          {"precision", resolve_precision(recipe, gpu.empty() ? at::kCPU : at::kCUDA)},
           {"keiko", KEIKO_VERSION},
           {"world_size", world_size},
           {"micro_batch_size", recipe.micro_batch_size},
           {"reduce.bucket_mb", recipe.reduce.bucket_mb},
           {"activation_checkpointing", recipe.train.activation_checkpointing},
+          {"train.shard", recipe.train.shard},
+          {"train.shard_group", recipe.train.shard_group},
           {"torch", TORCH_VERSION}};
 }
 

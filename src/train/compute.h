@@ -1,6 +1,8 @@
 // How this process computes: threads, precision, and kernels that do not depend on timing.
 
 #pragma once
+#include <c10/core/DeviceType.h>
+
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -15,28 +17,36 @@ struct ThreadShare {
 };
 ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
 
+// "cpu", or "cuda" where the recipe asks for a GPU or leaves it open and there is one. Throws
+// Error(kUsage) when it asks for one and there is none, saying why.
+std::string resolve_device(const Recipe& recipe);
+
 // Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
 // tensor work; process-wide.
-void set_up_compute(const Recipe& recipe, const ThreadShare& threads);
+// `is_shared_out`: ranks keep parts (train.shard), for lack of memory.
+void set_up_compute(const Recipe& recipe, const ThreadShare& threads, bool is_shared_out = false,
+                    at::DeviceType device = at::kCPU);
 
-// bf16 autocast on this thread while it lives; nothing when `on` is false.
+// bf16 autocast of a device's operations on this thread while it lives; nothing when `on` is false.
 class AutocastGuard {
  public:
-  explicit AutocastGuard(bool on);
+  explicit AutocastGuard(bool on, at::DeviceType device = at::kCPU);
   ~AutocastGuard();
   AutocastGuard(const AutocastGuard&) = delete;
   AutocastGuard& operator=(const AutocastGuard&) = delete;
 
  private:
   bool on_;
+  at::DeviceType device_;
 };
 
-// "fp32", "bf16" or "float64" for this machine.
-std::string resolve_precision(const Recipe& recipe);
+// "fp32", "bf16" or "float64" for this machine's processor, or for a GPU.
+std::string resolve_precision(const Recipe& recipe, at::DeviceType device = at::kCPU);
 
 // What bit-exact resume depends on besides the recipe's defining keys; part of state.json.
+// `gpu`: its name; empty: none.
 nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
-                                            int64_t world_size);
+                                            int64_t world_size, const std::string& gpu = "");
 // Logs what differs between a checkpoint's state and the conditions `now`.
 void warn_of_other_conditions(const nlohmann::json& state, const nlohmann::ordered_json& now);
 

@@ -30,6 +30,13 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
   return micro;
 }
 
+objective::MicroBatch to_device(objective::MicroBatch micro, at::Device device) {
+  if (device.is_cpu()) return micro;
+  for (at::Tensor* tensor : {&micro.video, &micro.label, &micro.target})
+    if (tensor->defined()) *tensor = tensor->to(device, /*non_blocking=*/true);
+  return micro;
+}
+
 objective::MicroBatch view_training_batch(data::Batch& batch, const Recipe& recipe, int64_t first,
                                           int64_t last) {
   objective::MicroBatch micro = view_batch(batch, recipe.clip, first, last);
@@ -100,7 +107,7 @@ at::Tensor evaluate_rows(Env* env, objective::Objective& objective, const data::
                          fail(ErrorKind::kData,
                               "{}: an item has no label, which evaluating this objective needs",
                               dataset.describe());
-                       return objective.evaluate(micro);
+                       return objective.evaluate(to_device(micro, objective.parameters().device()));
                      });
 }
 
@@ -120,7 +127,8 @@ Features collect_features(Env* env, objective::Objective& objective, const data:
   const at::Tensor rows = gather_rows(
       env, dataset, options, decode_threads, communicator, make_decoder, progress,
       [&](const objective::MicroBatch& micro) {
-        const at::Tensor features = objective.features(micro);
+        const at::Tensor features =
+            objective.features(to_device(micro, objective.parameters().device()));
         if (!features.defined())
           fail(ErrorKind::kUsage, "this objective has no encoder of whole clips");
         const at::Tensor label = micro.label.view({-1, micro.views}).select(1, 0).unsqueeze(1);

@@ -23,6 +23,10 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
 objective::MicroBatch view_training_batch(data::Batch& batch, const Recipe& recipe, int64_t first,
                                           int64_t last);
 
+// Its tensors on `device`: there they come in the order of the stream, so that the batch's memory
+// must stay until the host has waited for something that was computed of them.
+objective::MicroBatch to_device(objective::MicroBatch micro, at::Device device);
+
 // Evaluates items [0, min(max_items, all)) of `dataset`, shared out over the ranks. Returns the
 // objective's summary, equal on all ranks. All ranks call it at the same time. `progress` may be
 // empty. Views are the data set's. Throws Error(kUsage) when there are several and the objective

@@ -26,10 +26,15 @@ void check_shares(const objective::Objective& objective, const data::Dataset& da
 }  // namespace
 
 void TrainOptions::bind(config::Binder& b) {
+  b.choice("device", device, {"auto", "cpu", "cuda"},
+           "where to compute; cuda: each rank on the GPU of its local rank")
+      .free();
   b.key("threads", threads, "compute threads a rank; 0 is what decoding leaves")
       .range(0, 4096)
       .free();
   b.key("deterministic", deterministic, "only kernels whose result does not depend on timing");
+  b.key("gpu_deterministic", gpu_deterministic,
+        "the same on GPUs, as far as torch has such kernels; slower");
   b.key("timeout_s", timeout_s, "longest wait for the slowest rank at one collective")
       .range(10, 86400)
       .free();

@@ -17,14 +17,19 @@
 namespace keiko::train {
 
 struct TrainOptions {
+  // Where to compute: "cpu"; "cuda", each rank on the GPU of its local rank; or "auto", a GPU where
+  // there is one.
+  std::string device = "auto";
   int64_t threads = 0;        // compute threads a rank; 0: the cores that decoding leaves
-  bool deterministic = true;  // refuse kernels whose result depends on timing
-  int64_t timeout_s = 1800;   // longest wait for the slowest rank at one collective
-  double heartbeat_s = 100;   // a rank without a sign of life for so long counts as dead
+  bool deterministic = true;  // on CPUs: refuse kernels whose result depends on timing
+  // The same on GPUs, where torch has such kernels; a warning where it has none.
+  bool gpu_deterministic = false;
+  int64_t timeout_s = 1800;  // longest wait for the slowest rank at one collective
+  double heartbeat_s = 100;  // a rank without a sign of life for so long counts as dead
   // What ranks share out instead of each holding it whole: "none"; the "optimizer"'s moments (ZeRO
   // stage 1; the same bits); its "gradients" too (stage 2); or "parameters" as well (stage 3).
   std::string shard = "none";
-  int64_t shard_group = 0;  // consecutive ranks that share one copy out; 0: all
+  int64_t shard_group = 0;                // consecutive ranks that share one copy out; 0: all
   bool activation_checkpointing = false;  // compute blocks again instead of keeping activations
   int64_t overfit = 0;  // train on the first n samples alone, over and over; 0: on all
 

@@ -57,6 +57,8 @@ class Run {
   void say_committed();
   void evaluate_now();
 
+  // Empty: none.
+  std::string gpu_name() const { return context_.accelerator ? context_.accelerator->name() : ""; }
   // "look at its samples with `keiko preview ...`"
   std::string look_at_samples() const;
   bool is_first() const { return communicator_.rank() == 0; }
@@ -69,6 +71,7 @@ class Run {
   const TrainContext& context_;
   Env* env_;
   dist::Communicator& communicator_;
+  at::Device device_;  // of parameters and batches
   ThreadShare threads_;
   data::Dataset dataset_;
   std::unique_ptr<data::Dataset> eval_dataset_;

@@ -21,12 +21,14 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       context_(context),
       env_(context.env),
       communicator_(*context.communicator),
+      device_(context.accelerator ? context.accelerator->device() : at::Device(at::kCPU)),
       threads_(share_threads(recipe, context.launch, usable_cores())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
                recipe.loader.shuffle_block),
       guard_(recipe.guard) {
-  set_up_compute(recipe, threads_);
-  use_autocast_ = resolve_precision(recipe) == "bf16";
+  set_up_compute(recipe, threads_, recipe.train.shard != "none" && communicator_.world_size() > 1,
+                 device_.type());
+  use_autocast_ = resolve_precision(recipe, device_.type()) == "bf16";
   open_data();
   hosts_ = check_ranks_agree(
       identify_rank(recipe, dataset_.hash(), eval_dataset_ ? eval_dataset_->hash() : 0),
@@ -60,6 +62,7 @@ void Run::make_model() {
     optim::decay_layers(objective_->parameters(), recipe_.optimizer.layer_decay,
                         objective_->head_block());
   }
+  objective_->move_to(device_);
   averages_ = !objective_->ema_weights().empty();
   share_out();
   schedule_ = recipe_.optimizer.schedule(recipe_.batch_size, steps_, epoch_steps);
@@ -82,11 +85,21 @@ void Run::share_out() {
     if (shards_) owned = shards_->owned_of_whole();
     reducer_ = std::make_unique<dist::GradientReducer>(communicator_, parameters, recipe_.reduce);
   }
-  if (recipe_.debug.flip_bit_rank >= 0 && !holds_whole())
-    fail(ErrorKind::kUsage,
-         "debug.flip_bit_rank = {}: with train.shard = parameters no two ranks hold the same "
-         "weights, so nothing could find the flipped bit; use another train.shard",
-         recipe_.debug.flip_bit_rank);
+  if (!holds_whole() && shards_->replicas().world_size() == 1) {
+    if (recipe_.debug.flip_bit_rank >= 0)
+      fail(
+          ErrorKind::kUsage,
+          "debug.flip_bit_rank = {}: with train.shard = parameters among all ranks no two hold the "
+          "same weights, so nothing could find the flipped bit; use another train.shard, or "
+          "train.shard_group",
+          recipe_.debug.flip_bit_rank);
+    if (recipe_.guard.replicas_every > 0 && is_first())
+      spdlog::warn(
+          "guard.replicas_every = {} compares nothing: with train.shard = parameters among all "
+          "ranks "
+          "no two hold the same weights (train.shard_group makes copies)",
+          recipe_.guard.replicas_every);
+  }
   optimizer_ = std::make_unique<optim::AdamW>(parameters, recipe_.optimizer, std::move(owned));
 }
 
@@ -148,8 +161,9 @@ void Run::resume() {
   if (loaded.state.contains("guard")) guard_.restore(loaded.state["guard"]);
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
-  warn_of_other_conditions(loaded.state,
-                           computing_conditions(recipe_, threads_, communicator_.world_size()));
+  warn_of_other_conditions(
+      loaded.state,
+      computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name()));
 }
 
 // Every rank decodes the same clips.
@@ -169,8 +183,10 @@ void Run::calibrate() {
     if (batch.gave_up)
       fail(ErrorKind::kTooMuchBad, "the first samples are all bad; the last: {}",
            batch.bad.back().reason);
-    const AutocastGuard autocast(use_autocast_);
-    objective_->calibrate(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())));
+    const AutocastGuard autocast(use_autocast_, device_.type());
+    objective_->calibrate(
+        to_device(view_batch(batch, recipe_.clip, 0, int64_t(batch.clips.size())), device_));
+    if (context_.accelerator) context_.accelerator->synchronize();  // the batch is free again
     done += int64_t(batch.clips.size());
   }
   // Unlike processors may differ in the last bit: rank 0's statistics are everyone's.

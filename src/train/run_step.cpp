@@ -80,7 +80,8 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
   if (blocks_) sharding.emplace(*blocks_, inner);
   const model::BlockRunner& runner = sharding ? *sharding : inner;
   StepSums mine;
-  at::Tensor metrics = at::zeros({metric_count}, at::kDouble);
+  const auto figures = at::TensorOptions().dtype(at::kDouble).device(device_);
+  at::Tensor metrics = at::zeros({metric_count}, figures), loss = at::zeros({}, figures);
   // A rank short of clips runs fewer micro-batches: only the last one of each rank sends gradients,
   // so the others do not wait for it in those before. Where every pass has collectives, it runs its
   // first clips again instead, for nothing.
@@ -95,7 +96,8 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
       fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs",
            dataset_.describe(), recipe_.objective.name);
     reducer_->begin_pass(pass + 1 == passes);
-    const objective::LossSums sums = forward(view, runner, watches_norms_ && pass == 0);
+    const objective::LossSums sums =
+        forward(to_device(view, device_), runner, watches_norms_ && pass == 0);
     try {
       // Gradients are means over the global batch from the start: no pass over them to divide.
       sums.loss.backward(
@@ -107,9 +109,12 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
     }
     reducer_->end_pass();
     if (is_padding) continue;
-    mine.loss += sums.loss.item<double>();
+    loss += sums.loss.detach();
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
+  // The host waits for the device here, once a step: from here on the batch is free again.
+  mine.loss = loss.item<double>();
+  metrics = metrics.cpu();
   mine.metrics.assign(metrics.const_data_ptr<double>(),
                       metrics.const_data_ptr<double>() + metric_count);
   // Too many for any budget when no replacement was good.
@@ -122,7 +127,7 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
 
 objective::LossSums Run::forward(const objective::MicroBatch& batch,
                                  const model::BlockRunner& runner, bool is_watched) {
-  const AutocastGuard autocast(use_autocast_);
+  const AutocastGuard autocast(use_autocast_, device_.type());
   if (!is_watched) return objective_->loss(batch, runner);
   const model::WatchingRunner watching(runner);
   const objective::LossSums sums = objective_->loss(batch, watching);
@@ -139,6 +144,7 @@ double Run::finish_gradients() {
   if (blocks_) {
     squares = optim::squared_norms(optimizer_->owned());
     shards_->group().all_reduce(squares, "all_reduce of gradient norms")->wait();
+    squares = squares.cpu();
   }
   if (watches_norms_)
     for (size_t i = 0; i < parameters.buffers().size(); ++i) {
@@ -259,8 +265,14 @@ void Run::inject_fault() {
       step_ != recipe_.debug.flip_bit_step)
     return;
   is_done = true;
-  at::Tensor value = objective_->parameters().buffers().back().value;
+  // Where weights are shared out, of what this rank keeps.
+  at::Tensor weights = objective_->parameters().buffers().back().value;
+  if (!holds_whole())
+    for (const model::OwnedSlice& slice : optimizer_->owned())
+      if (slice.value.numel() > 0) weights = slice.value;
+  const at::Tensor value = weights.cpu();  // itself on the CPU
   static_cast<uint8_t*>(value.mutable_data_ptr())[value.nbytes() / 2] ^= 1;
+  weights.copy_(value);
   spdlog::warn("step {}: debug.flip_bit_rank flipped a bit of a weight on rank {}", step_,
                communicator_.rank());
 }

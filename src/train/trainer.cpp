@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/machine.h"
+#include "cuda/memory.h"
 #include "train/agreement.h"
 #include "train/batch_cut.h"
 #include "train/evaluation.h"
@@ -30,7 +31,7 @@ void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
     content.state["bad_samples"] = bad_samples_;
     content.state["guard"] = guard_.state();
     const ordered_json conditions =
-        computing_conditions(recipe_, threads_, communicator_.world_size());
+        computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name());
     for (const auto& [key, value] : conditions.items()) content.state[key] = value;
     content.state["time"] = utc_now();
   }
@@ -55,7 +56,7 @@ void Run::finish_save() {
     commit();
     if (is_first())
       spdlog::info("the checkpoint of step {} is saved", checkpoints_->committed_step());
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
     spdlog::warn("{}", e.what());  // why the run ends is said by who throws
   }
 }
@@ -71,7 +72,7 @@ void Run::evaluate_now() {
   if (blocks_) blocks_->gather_all();
   ordered_json summary;
   {
-    const AutocastGuard autocast(use_autocast_);
+    const AutocastGuard autocast(use_autocast_, device_.type());
     summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode,
                        communicator_, context_.make_decoder, {});
   }
@@ -90,7 +91,8 @@ TrainResult Run::go() {
         "decode thread{} each, {}",
         context_.run_folder, report::count_text(p.count()), report::count_text(steps_),
         recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
-        threads_.decode == 1 ? "" : "s", resolve_precision(recipe_));
+        threads_.decode == 1 ? "" : "s", resolve_precision(recipe_, device_.type()));
+    if (context_.accelerator) spdlog::info("computing on {}, one a rank", gpu_name());
   }
   if (steps_ == 0 && restored_state_.is_null()) save(true, std::nullopt);
   if (step_ >= steps_) {
@@ -107,7 +109,11 @@ TrainResult Run::go() {
                    ? slice_of_rank(step, recipe_.batch_size, group_of(recipe_), rank, world)
                    : data::Slice{};
       },
-      step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder);
+      step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder,
+      context_.accelerator ? [gpu = int(device_.index())] {
+        return std::unique_ptr<media::BatchBuffer>(
+            std::make_unique<cuda::PinnedBuffer>(gpu, "the frames of a batch"));
+      } : media::MakeBuffer());
   log_->start_clock(step_, steps_);
   bool saved_now = false, evaluated_now = false;
   while (step_ < steps_ && !result_.is_preempted) {
@@ -129,6 +135,10 @@ TrainResult Run::go() {
     std::optional<uint64_t> weights_hash;
     if (!shards_ && (saved_now || is_due(recipe_.guard.replicas_every)))
       weights_hash = check_replicas(objective_->parameters(), step_, communicator_);
+    if (!holds_whole() && shards_->replicas().world_size() > 1 &&
+        (saved_now || is_due(recipe_.guard.replicas_every)))
+      check_parts(objective_->parameters(), optimizer_->owned(), shards_->group().world_size(),
+                  step_, communicator_);
     if (saved_now) save(is_last, weights_hash);
   }
   if (is_first()) {

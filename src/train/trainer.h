@@ -12,6 +12,7 @@
 #include "data/loader.h"
 #include "dist/communicator.h"
 #include "dist/control_plane.h"
+#include "gpu/accelerator.h"
 #include "train/compute.h"
 #include "train/recipe.h"
 
@@ -21,6 +22,7 @@ struct TrainContext {
   Env* env = default_env();
   dist::LaunchEnvironment launch;
   dist::Communicator* communicator = nullptr;  // not owned
+  gpu::Accelerator* accelerator = nullptr;     // not owned; null: computes on the CPU
   dist::ControlPlane* control = nullptr;       // not owned; null: nobody watches the ranks
   // Called with what train() is about to throw while the run still stands: taking it down may wait
   // for files and for ranks that never answer. May end the process. Empty: nothing.

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Checks and measures Keiko on a machine with a GPU that has torch and no compiler, network or FFmpeg.
+#
+#   scripts/gpu_check.sh pack DIR        here: what that machine needs, from build/release, into DIR (some 60 MB)
+#   scripts/gpu_check.sh run DIR OUT     there: every test with the label gpu, and the benchmarks, into OUT
+#
+# pack takes an FFmpeg with NVDEC from KEIKO_GPU_FFMPEG (a folder with lib/, or a .tar.zst of one), or else the
+# libraries that the program here is linked with; and test videos from KEIKO_TEST_MEDIA, where it is set.
+# run ends within 9 minutes whatever happens: each part has a time limit, and none stops the others. It prints a
+# line for each part, and fails if one failed. Without a GPU every test skips itself; run says so and fails.
+#
+# KEIKO_TORCH   there: the folder that `python3 -c 'import torch; print(torch.__path__[0])'` prints, if python3
+#               does not find it. It must be the torch version that Keiko was built with.
+set -euo pipefail
+
+usage() {
+  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+pack() {
+  local dir="$1" here build
+  here="$(cd "$(dirname "$0")/.." && pwd)"
+  build="$here/build/release"
+  [ -x "$build/src/keiko" ] || { echo "gpu_check: no build in $build; run scripts/build.sh --tests" >&2; exit 1; }
+  [ -e "$build/src/keiko_gpu.so" ] || { echo "gpu_check: $build was built without CUDA (no keiko_gpu.so)" >&2; exit 1; }
+  rm -rf "$dir"
+  mkdir -p "$dir/bin" "$dir/lib"
+  cp "$0" "$dir/gpu_check.sh"
+  cp "$build/src/keiko" "$build/src/keiko_gpu.so" "$build"/src/*_gpu_test "$dir/bin/"
+  [ ! -x "$build/bench/kernels" ] || cp "$build/bench/kernels" "$dir/bin/"
+  strip --strip-unneeded "$dir"/bin/*
+
+  local ffmpeg="${KEIKO_GPU_FFMPEG:-}"
+  if [ -f "$ffmpeg" ]; then
+    mkdir "$dir/ffmpeg"
+    tar -xf "$ffmpeg" -C "$dir/ffmpeg" --strip-components 1
+    rm -rf "$dir"/ffmpeg/{bin,include,share}
+  elif [ -n "$ffmpeg" ]; then
+    mkdir "$dir/ffmpeg"
+    cp -a "$ffmpeg/lib" "$dir/ffmpeg/"
+  fi
+  # Libraries of this system that a bare one may lack: not libc's, torch's, FFmpeg's where it is packed, nor what
+  # only this system's FFmpeg needs.
+  local program library
+  for program in "$dir"/bin/*; do
+    for library in $(needed "$program"); do
+      case "$library" in
+        */libc.so* | */libm.so* | */libdl.so* | */libpthread.so* | */librt.so* | */ld-linux*) continue ;;
+        */torch/* | */nvidia/* | */libstdc++.so* | */libgcc_s.so*) continue ;;
+        */libav*.so* | */libsw*.so*) [ ! -d "$dir/ffmpeg" ] || continue ;;
+      esac
+      cp -n "$library" "$dir/lib/"
+    done
+  done
+  if [ -n "${KEIKO_TEST_MEDIA:-}" ]; then
+    mkdir "$dir/media"
+    cp -r "$KEIKO_TEST_MEDIA/real" "$KEIKO_TEST_MEDIA/edge" "$dir/media/"
+  fi
+  du -sh "$dir" | sed 's/^/gpu_check: packed /'
+}
+
+# Paths of the libraries that a program itself asks for, without those that they ask for in turn.
+needed() {
+  local name
+  for name in $(readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
+    ldd "$1" | awk -v name="$name" '$1 == name && $3 ~ /^\// { print $3 }'
+  done
+}
+
+failed=0
+# part NAME SECONDS COMMAND...: output to OUT/NAME.log; one line here.
+part() {
+  local name="$1" limit="$2" begun code=0
+  shift 2
+  begun=$(date +%s)
+  timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
+  if [ "$code" = 0 ]; then
+    echo "gpu_check: ok      $name ($(($(date +%s) - begun)) s)"
+  else
+    failed=1
+    echo "gpu_check: FAILED  $name: exit code $code after $(($(date +%s) - begun)) s; the end of its log:"
+    tail -n 15 "$out/$name.log" | sed 's/^/    /'
+  fi
+}
+
+run() {
+  local dir out torch
+  dir="$(cd "$1" && pwd)"
+  mkdir -p "$2"
+  out="$(cd "$2" && pwd)"
+  torch="${KEIKO_TORCH:-$(python3 -c 'import torch; print(torch.__path__[0])')}"
+  export LD_LIBRARY_PATH="$dir/ffmpeg/lib:$dir/lib:$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  [ ! -d "$dir/media" ] || export KEIKO_TEST_MEDIA="$dir/media"
+  local keiko="$dir/bin/keiko" work
+  work="$(mktemp -d)"
+  trap "rm -rf '$work'" EXIT
+
+  part doctor 60 "$keiko" doctor
+  nvidia-smi -q > "$out/nvidia-smi.log" 2>&1 || echo "gpu_check: no nvidia-smi here: is there a GPU at all?"
+  local test
+  for test in "$dir"/bin/*_gpu_test; do
+    part "$(basename "$test")" 120 "$test" --gtest_output="json:$out/$(basename "$test").json"
+  done
+  if grep -q "SKIPPED" "$out"/*_gpu_test.log; then
+    failed=1
+    echo "gpu_check: FAILED  tests skipped themselves:"
+    grep -h -i -E "^NO |no GPU|NOT " "$out"/*_gpu_test.log | sort -u | head -5 | sed 's/^/    /'
+  fi
+  [ ! -x "$dir/bin/kernels" ] || part kernels 90 "$dir/bin/kernels" --json "$out/kernels.json"
+
+  # The same few steps on the processor and on the GPU: losses agree, or something is wrong.
+  part synth 60 "$keiko" synth --out "$work/clips" --train 512 --test 64
+  cat > "$work/recipe.yaml" << RECIPE
+data: $work/clips/train.kix
+clip: {num_frames: 16, size: 32}
+objective: {name: videomae, model: custom, width: 192, depth: 4, heads: 3, patch_size: 8, decoder_width: 96, decoder_depth: 2, decoder_heads: 2}
+batch_size: 32
+steps: 20
+optimizer: {base_lr: 1.0e-3}
+precision: fp32
+log: {every: 1}
+RECIPE
+  local device
+  for device in cpu cuda; do
+    part "train_$device" 90 "$keiko" train "$work/recipe.yaml" "run=$work/$device" "train.device=$device"
+    [ ! -e "$work/$device/metrics.jsonl" ] || cp "$work/$device/metrics.jsonl" "$out/train_$device.jsonl"
+  done
+  part losses 10 bash -c 'compare_losses "$@"' _ "$out/train_cpu.jsonl" "$out/train_cuda.jsonl"
+
+  # Steps of published models on random clips, bf16 over fp32 weights.
+  local model
+  for model in videomae-s videomae-b videomae-l vjepa-l; do
+    part "step_$model" 60 "$keiko" bench step --device cuda --dtype bf16 --model "$model" --batch 32 --steps 20 \
+      --warmup 5 --json "$out/step_$model.json"
+  done
+  return "$failed"
+}
+
+# Losses of two runs, step by step: equal to a thousandth.
+compare_losses() {
+  python3 - "$1" "$2" << 'PYTHON'
+import json
+import sys
+
+runs = [[json.loads(line) for line in open(path)] for path in sys.argv[1:]]
+cpu, gpu = ([line["loss"] for line in run if line["kind"] == "train"] for run in runs)
+assert len(cpu) == len(gpu) > 0, f"{len(cpu)} steps on the processor, {len(gpu)} on the GPU"
+worst = max(abs(a - b) / abs(a) for a, b in zip(cpu, gpu))
+print(f"{len(cpu)} steps; losses differ by {worst:.2e} at most")
+assert worst < 1e-3, list(zip(cpu, gpu))
+PYTHON
+}
+export -f compare_losses 2> /dev/null || true
+
+case "${1:-}" in
+  pack) [ $# = 2 ] || usage; pack "$2" ;;
+  run) [ $# = 3 ] || usage; run "$2" "$3" ;;
+  *) usage ;;
+esac
