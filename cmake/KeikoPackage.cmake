@@ -7,7 +7,7 @@ set(package lib/cmake/Keiko)
 foreach(room base config model objective)
   file(GLOB headers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${room}/*.h)
   # Not those of tests and kernels.
-  list(FILTER headers EXCLUDE REGEX "/(golden_case|meta_device_for_tests|fault_disk|fault_env|attention_kernels|attention_vector)\\.h$")
+  list(FILTER headers EXCLUDE REGEX "/(golden_case|[a-z_]+_for_tests|fault_disk|fault_env|attention_kernels|attention_vector)\\.h$")
   install(FILES ${headers} DESTINATION include/keiko/${room})
 endforeach()
 install(FILES src/cli/run.h DESTINATION include/keiko/cli)

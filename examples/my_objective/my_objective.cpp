@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "model/upload.h"
 #include "model/videomae.h"
 
 namespace {
@@ -32,7 +33,7 @@ class ArrowOfTime : public objective::Objective {
 
   // Sums, never means: the loop divides by the clips of the whole batch, on whatever rank they are.
   LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const at::Tensor answer = draw_answers(batch.positions);
+    const at::Tensor answer = answers_beside(batch);
     const at::Tensor logits = forward(show(batch.video, answer), runner);
     return {at::cross_entropy_loss(logits, answer, {}, at::Reduction::Sum),
             logits.detach().argmax(1).eq(answer).sum().to(at::kDouble).view({1})};
@@ -44,15 +45,16 @@ class ArrowOfTime : public objective::Objective {
   std::vector<std::string> evaluation_columns() const override { return {"loss", "accuracy"}; }
   at::Tensor evaluate(const MicroBatch& batch) override {
     const c10::NoGradGuard no_grad;
-    at::Tensor rows = at::zeros({batch.video.size(0), 2}, at::kDouble);
+    at::Tensor rows = at::zeros({batch.video.size(0), 2}, batch.video.options().dtype(at::kDouble));
     for (const int64_t truth : {0, 1}) {
-      const at::Tensor answer = at::full({batch.video.size(0)}, truth, at::kLong);
+      const at::Tensor answer =
+          at::full({batch.video.size(0)}, truth, batch.video.options().dtype(at::kLong));
       const at::Tensor logits =
           forward(show(batch.video, answer), model::BlockRunner()).to(at::kDouble);
       rows.select(1, 0) += at::cross_entropy_loss(logits, answer, {}, at::Reduction::None) / 2;
       rows.select(1, 1) += logits.argmax(1).eq(answer).to(at::kDouble) / 2;
     }
-    return rows;
+    return rows.cpu();
   }
   nlohmann::ordered_json summarize(const at::Tensor& rows) const override {
     nlohmann::ordered_json out = {{"clips", rows.size(0)},
@@ -88,7 +90,7 @@ class ArrowOfTime : public objective::Objective {
     return {{"changed", draw_answers(batch.positions)}};
   }
   at::Tensor picture(const MicroBatch& batch) override {
-    return at::stack({batch.video, show(batch.video, draw_answers(batch.positions))}, 1);
+    return at::stack({batch.video, show(batch.video, answers_beside(batch))}, 1).cpu();
   }
 
   // Layer-wise decay of the learning rate (optimizer.layer_decay) counts down from the head.
@@ -104,12 +106,17 @@ class ArrowOfTime : public objective::Objective {
  private:
   static bool is_of_encoder(const std::string& name) { return name.rfind("videomae.", 0) == 0; }
 
-  // int64 [b]: 1 where the clip is shown changed.
+  // int64 [b] on the CPU: 1 where the clip is shown changed.
   at::Tensor draw_answers(const std::vector<int64_t>& positions) const {
     at::Tensor answer = at::empty({int64_t(positions.size())}, at::kLong);
     for (size_t i = 0; i < positions.size(); ++i)
       answer.data_ptr<int64_t>()[i] = is_changed(seed_, positions[i]) ? 1 : 0;
     return answer;
+  }
+
+  // The same where the clips are; nobody waits for the copy.
+  at::Tensor answers_beside(const MicroBatch& batch) const {
+    return model::upload(draw_answers(batch.positions), batch.video.device());
   }
 
   // uint8 [b, 3, T, H, W], with the clips changed whose answer is 1.

@@ -62,7 +62,7 @@ uint64_t write_safetensors(Env* env, const std::string& path,
   };
   write(head.data(), head.size());
   for (size_t i = 0; i < entries.size(); ++i) {
-    const at::Tensor flat = make(i).contiguous();
+    const at::Tensor flat = make(i).cpu().contiguous();
     if (flat.sizes() != entries[i].shape || flat.scalar_type() != entries[i].dtype)
       fail(ErrorKind::kInternal, "{}: {} is not the tensor that the header announced", path,
            entries[i].name);

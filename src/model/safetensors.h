@@ -28,8 +28,8 @@ struct TensorEntry {
 };
 
 // The same file from tensors that are made one by one, so that no more than one is in memory:
-// `make(i)` gives the tensor of `entries[i]` (name, dtype and shape count, the rest is ignored).
-// Throws Error(kInternal) when it gives another shape or dtype.
+// `make(i)` gives the tensor of `entries[i]`, on any device (name, dtype and shape count, the rest
+// is ignored). Throws Error(kInternal) when it gives another shape or dtype.
 uint64_t write_safetensors(Env* env, const std::string& path,
                            const std::vector<TensorEntry>& entries,
                            const std::function<at::Tensor(size_t)>& make,

@@ -6,77 +6,12 @@
 
 #include <functional>
 
-#include "config/tree.h"
 #include "model/meta_device_for_tests.h"
 #include "model/runners.h"
-#include "objective/objective.h"
+#include "objective/device_cases_for_tests.h"
 
 namespace keiko::objective {
 namespace {
-
-const std::string kSmall = "model: custom, width: 24, depth: 2, heads: 2, patch_size: 8";
-const std::string kVJepa2 =
-    "name: vjepa2, predictor_width: 16, predictor_depth: 1, predictor_heads: 2, "
-    "masks: [{blocks: 1, scale: 0.4}, {blocks: 2, scale: 0.2}], " +
-    kSmall;
-
-struct Case {
-  std::string keys;
-  int uploads;  // copies that loss() and its backward pass may need
-};
-const std::vector<Case> kCases = {
-    {"name: videomae, mask_ratio: 0.5, decoder_width: 16, decoder_heads: 2, " + kSmall, 1},
-    {"name: videomae, mask: random, positions: learned, decoder_heads: 1, " + kSmall, 1},
-    {"name: videomae, mask: future, mask_ratio: 0.5, norm_pix_loss: false, decoder_heads: 1, " +
-         kSmall,
-     1},
-    {"name: videomae, mask_ratio: 0.5, norm_pix_loss: false, pixel_target: imagenet, "
-     "decoder_mask_ratio: 0.5, decoder_heads: 1, " +
-         kSmall,
-     1},
-    {kVJepa2, 1},
-    {kVJepa2 + ", positions: rope_interleaved, context_loss: 0.5, context_loss_warmup: [0, 1]", 1},
-    {"name: classification, " + kSmall, 0},
-    {"name: classification, drop_path: 0.3, label_smoothing: 0.1, ema: 0.9, " + kSmall, 1},
-    {"name: classification, mixup: 0.8, cutmix: 1, " + kSmall, 2},
-    {"name: classification, backbone: vjepa2, pooler_depth: 1, drop_path: 0.3, mixup: 0.8, " +
-         kSmall,
-     3},
-    {"name: classification, target: multilabel, label_smoothing: 0.1, mixup: 0.8, ema: 0.9, " +
-         kSmall,
-     2},
-    {"name: classification, target: regression, mixup: 0.8, " + kSmall, 2},
-    {"name: classification, target: regression, regression_loss: smooth_l1, backbone: vjepa2, "
-     "pooler_depth: 1, " +
-         kSmall,
-     0},
-    {"name: probe, lr_scales: [1, 2], " + kSmall, 0},
-    {"name: probe, backbone: vjepa2, " + kSmall, 0},
-    {"name: probe, pooling: attentive, pooler_heads: 2, " + kSmall, 0},
-};
-
-std::unique_ptr<Objective> make(const std::string& keys) {
-  ObjectiveChoice choice;
-  config::read_options(config::parse_yaml("{" + keys + "}", "test"), choice);
-  ObjectiveContext context{4, 16, 3, {"a", "b", "c"}, at::kFloat, 4};
-  context.targets = {{"x", 0.5, 0.25}, {"y", 0.4, 1}};
-  return choice.options->make(context);
-}
-
-MicroBatch batch_on(at::Device device, int64_t clips) {
-  MicroBatch batch;
-  const auto options = [&](at::ScalarType dtype) {
-    return at::TensorOptions(dtype).device(device);
-  };
-  batch.video = at::zeros({clips, 3, 4, 16, 16}, options(at::kByte));
-  batch.label = at::zeros({clips}, options(at::kLong));
-  batch.target = at::zeros({clips, 2}, options(at::kFloat));
-  for (int64_t i = 0; i < clips; ++i) batch.positions.push_back(100 + i);
-  batch.step = 25;
-  batch.batch_first = 100;
-  batch.batch_last = 100 + clips;
-  return batch;
-}
 
 std::string list(const std::vector<std::string>& faults) {
   return fmt::format("{}", fmt::join(faults, "; "));
@@ -94,9 +29,9 @@ std::string error_of(const std::function<void()>& run) {
 // A training step's arithmetic is the device's alone: the host sends what it drew, and waits for
 // nothing. Gradients stay in the flat buffers.
 TEST(Device, AStepOfAnyObjectiveNeverWaitsForIt) {
-  for (const Case& c : kCases) {
+  for (const DeviceCase& c : device_cases()) {
     SCOPED_TRACE(c.keys);
-    const auto objective = make(c.keys);
+    const auto objective = make(c);
     objective->move_to(at::kMeta);
     const MicroBatch batch = batch_on(at::kMeta, 6);
     const model::BlockRunner keeping;
@@ -130,9 +65,9 @@ TEST(Device, AStepOfAnyObjectiveNeverWaitsForIt) {
 
 // Evaluation, features and pictures come to the CPU in one copy at the end.
 TEST(Device, WhatIsLookedAtComesToTheHostAtTheEnd) {
-  for (const Case& c : kCases) {
+  for (const DeviceCase& c : device_cases()) {
     SCOPED_TRACE(c.keys);
-    const auto objective = make(c.keys);
+    const auto objective = make(c);
     objective->move_to(at::kMeta);
     MicroBatch batch = batch_on(at::kMeta, 4);
     const auto download = [&](const char* what, const auto& run) {
@@ -160,9 +95,9 @@ TEST(Device, WhatIsLookedAtComesToTheHostAtTheEnd) {
 }
 
 TEST(Device, EverythingThatIsSavedMovesAndCalibrationStaysThere) {
-  for (const Case& c : kCases) {
+  for (const DeviceCase& c : device_cases()) {
     SCOPED_TRACE(c.keys);
-    const auto objective = make(c.keys);
+    const auto objective = make(c);
     objective->move_to(at::kMeta);
     for (const auto& tensors :
          {objective->weights(), objective->ema_weights(), objective->statistics()})
@@ -176,9 +111,9 @@ TEST(Device, EverythingThatIsSavedMovesAndCalibrationStaysThere) {
 
 // What is drawn is the same everywhere, and who audits it needs no device.
 TEST(Device, FieldsStayOnTheCpuAndAreTheSame) {
-  for (const Case& c : kCases) {
+  for (const DeviceCase& c : device_cases()) {
     SCOPED_TRACE(c.keys);
-    const auto here = make(c.keys), there = make(c.keys);
+    const auto here = make(c), there = make(c);
     there->move_to(at::kMeta);
     const auto fields = here->fields(batch_on(at::kCPU, 6));
     const auto same = there->fields(batch_on(at::kMeta, 6));
