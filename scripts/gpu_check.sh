@@ -96,21 +96,21 @@ run() {
   work="$(mktemp -d)"
   trap "rm -rf '$work'" EXIT
 
-  part doctor 60 "$keiko" doctor
+  part doctor 20 "$keiko" doctor
   nvidia-smi -q > "$out/nvidia-smi.log" 2>&1 || echo "gpu_check: no nvidia-smi here: is there a GPU at all?"
   local test
   for test in "$dir"/bin/*_gpu_test; do
-    part "$(basename "$test")" 120 "$test" --gtest_output="json:$out/$(basename "$test").json"
+    part "$(basename "$test")" 90 "$test" --gtest_output="json:$out/$(basename "$test").json"
   done
   if grep -q "SKIPPED" "$out"/*_gpu_test.log; then
     failed=1
     echo "gpu_check: FAILED  tests skipped themselves:"
     grep -h -i -E "^NO |no GPU|NOT " "$out"/*_gpu_test.log | sort -u | head -5 | sed 's/^/    /'
   fi
-  [ ! -x "$dir/bin/kernels" ] || part kernels 90 "$dir/bin/kernels" --json "$out/kernels.json"
+  [ ! -x "$dir/bin/kernels" ] || part kernels 50 "$dir/bin/kernels" --json "$out/kernels.json"
 
   # The same few steps on the processor and on the GPU: losses agree, or something is wrong.
-  part synth 60 "$keiko" synth --out "$work/clips" --train 512 --test 64
+  part synth 20 "$keiko" synth --out "$work/clips" --train 512 --test 64
   cat > "$work/recipe.yaml" << RECIPE
 data: $work/clips/train.kix
 clip: {num_frames: 16, size: 32}
@@ -123,7 +123,7 @@ log: {every: 1}
 RECIPE
   local device
   for device in cpu cuda; do
-    part "train_$device" 90 "$keiko" train "$work/recipe.yaml" "run=$work/$device" "train.device=$device"
+    part "train_$device" 50 "$keiko" train "$work/recipe.yaml" "run=$work/$device" "train.device=$device"
     [ ! -e "$work/$device/metrics.jsonl" ] || cp "$work/$device/metrics.jsonl" "$out/train_$device.jsonl"
   done
   part losses 10 bash -c 'compare_losses "$@"' _ "$out/train_cpu.jsonl" "$out/train_cuda.jsonl"
@@ -131,7 +131,7 @@ RECIPE
   # Steps of published models on random clips, bf16 over fp32 weights.
   local model
   for model in videomae-s videomae-b videomae-l vjepa-l; do
-    part "step_$model" 60 "$keiko" bench step --device cuda --dtype bf16 --model "$model" --batch 32 --steps 20 \
+    part "step_$model" 35 "$keiko" bench step --device cuda --dtype bf16 --model "$model" --batch 32 --steps 20 \
       --warmup 5 --json "$out/step_$model.json"
   done
   return "$failed"

@@ -37,7 +37,9 @@ TEST(NvdecOnGpu, EveryTestVideoGivesThePixelsOfTheCpuPath) {
   const char* media = std::getenv("KEIKO_TEST_MEDIA");
   if (media == nullptr) GTEST_SKIP() << "KEIKO_TEST_MEDIA is not set: real videos are NOT tested";
   const NvidiaDriver driver;
-  const std::string why = driver.why_no_nvdec().empty() ? why_no_device() : driver.why_no_nvdec();
+  const std::string why = !driver.why_no_gpu().empty()     ? driver.why_no_gpu()
+                          : !driver.why_no_nvdec().empty() ? driver.why_no_nvdec()
+                                                           : why_no_device();
   if (!why.empty()) GTEST_SKIP() << "NO NVDEC: nothing was decoded on a GPU (" << why << ")";
   const auto device = open_cuda_device(driver, 0);
   NvdecTally tally;
