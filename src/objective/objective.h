@@ -69,8 +69,8 @@ class Objective {
   // The sum over clips of each clip's loss, with its graph. All randomness comes from positions,
   // and is drawn on the CPU whatever the device is: the same numbers everywhere. What is drawn goes
   // there by model::upload(). Every block of parameters() runs through `runner`, which may be all
-  // that brings its weights along. Neither loss() nor its backward pass waits for the device: no value
-  // of a tensor is read, no shape depends on one.
+  // that brings its weights along. Neither loss() nor its backward pass waits for the device: no
+  // value of a tensor is read, no shape depends on one.
   virtual LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) = 0;
   // Names of LossSums::metrics, logged beside the loss.
   virtual std::vector<std::string> metric_names() const { return {}; }

@@ -114,7 +114,8 @@ class Probe : public Objective {
     const at::Tensor x = head_input(batch);
     std::vector<at::Tensor> rows;
     for (const Head& head : heads_)
-      rows.push_back(classification_rows(head.forward(x, model::BlockRunner()), batch.label, batch.views));
+      rows.push_back(
+          classification_rows(head.forward(x, model::BlockRunner()), batch.label, batch.views));
     return at::cat(rows, 1).cpu();
   }
 
