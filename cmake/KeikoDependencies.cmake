@@ -91,6 +91,8 @@ if(KEIKO_HAS_CUDA AND EXISTS ${KEIKO_TORCH}/lib/libtorch_cuda.so)
     target_compile_definitions(keiko_torch_cuda INTERFACE USE_C10D_NCCL)
     target_link_libraries(keiko_torch_cuda INTERFACE keiko_torch -Wl,--no-as-needed
       ${KEIKO_TORCH}/lib/libtorch_cuda.so ${KEIKO_TORCH}/lib/libc10_cuda.so -Wl,--as-needed)
+  elseif(NOT KEIKO_CUDA STREQUAL AUTO)
+    message(FATAL_ERROR "KEIKO_CUDA=${KEIKO_CUDA}, but no nccl.h: install NCCL's headers, or use -DKEIKO_CUDA=AUTO")
   else()
     message(STATUS "No nccl.h: this build computes on CPUs alone (install NCCL's headers)")
   endif()

@@ -126,7 +126,9 @@ int show_plan(const LoadedRecipe& loaded) {
   std::optional<data::Dataset> dataset;
   if (absent.empty()) dataset.emplace(open_dataset(r, false));
   const auto objective = declare_objective(r, dataset ? &*dataset : nullptr);
-  const auto threads = train::share_threads(r, dist::read_launch_environment(), usable_cores());
+  const bool on_gpu = train::resolve_device(r) == "cuda";
+  const auto threads =
+      train::share_threads(r, dist::read_launch_environment(), usable_cores(), on_gpu);
   const double epoch_steps = dataset ? double(dataset->epoch_size()) / double(r.batch_size) : 0;
   const int64_t steps = r.steps >= 0 ? r.steps
                         : dataset    ? int64_t(std::ceil(r.epochs * epoch_steps))
@@ -186,7 +188,6 @@ int show_plan(const LoadedRecipe& loaded) {
           (schedule.shape == optim::Shape::kConstant
                ? ", then constant"
                : fmt::format(", {} to {:.4g}", r.optimizer.schedule_shape, schedule.min_lr)));
-  const bool on_gpu = train::resolve_device(r) == "cuda";
   say("device", on_gpu ? "a GPU for each rank" : "CPU");
   say("precision", train::resolve_precision(r, on_gpu ? at::kCUDA : at::kCPU));
   say("threads", fmt::format("{} compute, {} decode", threads.compute, threads.decode));
@@ -209,16 +210,33 @@ int show_plan(const LoadedRecipe& loaded) {
   std::_Exit(code);
 }
 
+// The GPU of this rank: that of its local number, or the only one that a launcher lets it see. All
+// ranks hear when one has none.
+std::unique_ptr<gpu::Accelerator> take_gpu(const dist::LaunchEnvironment& launch,
+                                           dist::Communicator& communicator) {
+  std::unique_ptr<gpu::Accelerator> accelerator;
+  std::string problem;
+  try {
+    accelerator = gpu::load_accelerator(cuda::device_count() == 1 ? 0 : int(launch.local_rank));
+    model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*accelerator));
+  } catch (const std::exception& e) {
+    problem = e.what();
+  }
+  const std::vector<std::string> problems = communicator.gather_texts(problem);
+  for (size_t rank = 0; rank < problems.size(); ++rank)
+    if (!problems[rank].empty())
+      fail(ErrorKind::kUsage, "rank {} has no GPU to compute on: {}", rank, problems[rank]);
+  return accelerator;
+}
+
 // Meets the other ranks, trains, and sees to it that all of them hear when one ends.
 int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context) {
   const dist::LaunchEnvironment& launch = context.launch;
   train::heed_marks(context.env, context.run_folder, launch);
   // Before torch is asked for anything: it remembers what devices it found.
-  std::unique_ptr<gpu::Accelerator> accelerator;
-  if (train::resolve_device(recipe) == "cuda")
-    accelerator = gpu::load_accelerator(int(launch.local_rank));
-  if (accelerator) model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*accelerator));
+  const bool on_gpu = train::resolve_device(recipe) == "cuda";
   const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
+  const auto accelerator = on_gpu ? take_gpu(launch, *communicator) : nullptr;
   std::unique_ptr<dist::Communicator> between_gpus;
   if (accelerator)
     between_gpus = accelerator->make_communicator(*communicator, double(recipe.train.timeout_s));

@@ -48,7 +48,7 @@ Module load() {
     return {make, ""};
   }
   return {nullptr, fmt::format("the module of torch's CUDA part is neither at {}; build Keiko with "
-                               "a torch that has CUDA",
+                               "a torch that has CUDA, where nccl.h is",
                                tried)};
 }
 

@@ -36,9 +36,10 @@ class Accelerator {
   virtual void reset_peak_memory() = 0;
 
   // `host` for tensors in host memory, and NCCL for those on this GPU. A collective between GPUs is
-  // ordered by the stream: wait() makes the stream wait and not the host, so errors show later,
-  // and the control plane ends a rank that hangs. All ranks make it at the same time, each with a
-  // GPU of its own. `host` outlives it. Throws Error(kIo).
+  // ordered by the stream: wait() makes the stream wait and not the host, so errors show later, and
+  // torch's own watchdog ends the process (exit code 134) when one fails or takes longer than
+  // `timeout_s`. All ranks make it at the same time, each with a GPU of its own. `host` outlives
+  // it. Throws Error(kIo).
   virtual std::unique_ptr<dist::Communicator> make_communicator(dist::Communicator& host,
                                                                 double timeout_s) = 0;
 };

@@ -38,6 +38,7 @@ TEST(Gpu, NcclCarriesWhatIsOnTheGpuAndGlooTheRest) {
         c->broadcast(said, world - 1);
         if (!said.eq(double(world - 1)).all().item<bool>()) return 5;
       }
+      c->barrier();  // nobody goes while another still receives
       return 0;
     });
 }

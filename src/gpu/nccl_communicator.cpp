@@ -4,8 +4,10 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
-#include <algorithm>
+#include <spdlog/spdlog.h>
+
 #include <chrono>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "dist/c10d_work.h"
@@ -27,6 +29,9 @@ class NcclCommunicator : public Communicator {
         timeout_(timeout),
         watcher_(watcher) {
     if (host_.world_size() == 1) return;  // nothing travels
+    // torch would poll the store for a sign of another rank's time-out, and find that of an earlier
+    // start where a launcher keeps the store.
+    ::setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", 0);
     const auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = timeout;
     const auto store = c10::intrusive_ptr<c10d::Store>::reclaim_copy(host_.store());
@@ -37,6 +42,15 @@ class NcclCommunicator : public Communicator {
       group->setBoundDeviceId(device_);
       return group;
     });
+  }
+
+  // Aborts nothing that a slower rank still needs: all ranks come here after a last barrier.
+  ~NcclCommunicator() override {
+    try {
+      if (group_) group_->shutdown();
+    } catch (const std::exception& e) {
+      spdlog::warn("closing NCCL: {}", dist::first_line(e));
+    }
   }
 
   int64_t rank() const override { return host_.rank(); }

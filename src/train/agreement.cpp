@@ -35,7 +35,8 @@ std::string first_difference(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t eval_data_hash) {
+RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t eval_data_hash,
+                           const std::string& device, const std::string& precision) {
   RankIdentity identity;
   identity.host = host_name();
   identity.build =
@@ -44,6 +45,7 @@ RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t ev
     if (!is_own_business(entry.path))
       identity.recipe += fmt::format("{}: {}\n", entry.path, entry.value);
   identity.data = hex64(data_hash) + " " + hex64(eval_data_hash);
+  identity.computes = device + ", " + precision;
   return identity;
 }
 
@@ -55,9 +57,10 @@ std::vector<std::string> check_ranks_agree(const RankIdentity& mine,
        communicator.gather_texts(json_text(nlohmann::ordered_json{{"host", mine.host},
                                                                   {"build", mine.build},
                                                                   {"recipe", mine.recipe},
-                                                                  {"data", mine.data}}))) {
+                                                                  {"data", mine.data},
+                                                                  {"computes", mine.computes}}))) {
     const auto j = nlohmann::json::parse(text);
-    all.push_back({j["host"], j["build"], j["recipe"], j["data"]});
+    all.push_back({j["host"], j["build"], j["recipe"], j["data"], j["computes"]});
     hosts.push_back(all.back().host);
   }
   for (size_t r = 1; r < all.size(); ++r) {
@@ -70,6 +73,9 @@ std::vector<std::string> check_ranks_agree(const RankIdentity& mine,
     if (all[r].recipe != all[0].recipe)
       refuse("recipe", first_difference(all[0].recipe, all[r].recipe),
              "start all ranks with the same recipe and overrides");
+    if (all[r].computes != all[0].computes)
+      refuse("device or precision", all[0].computes + " | " + all[r].computes,
+             "see `keiko doctor` on both, or set train.device and precision");
     if (all[r].data != all[0].data)
       refuse("data set", "hash " + all[0].data + " | " + all[r].data,
              "give all ranks the same catalogues");

@@ -17,11 +17,14 @@ namespace keiko::train {
 // What a rank is made of.
 struct RankIdentity {
   std::string host;
-  std::string build;   // versions of Keiko and torch, and the commit
-  std::string recipe;  // every key but those that a rank may have for itself, one a line
-  std::string data;    // hash of the data set, and of the one for evaluation
+  std::string build;          // versions of Keiko and torch, and the commit
+  std::string recipe;         // every key but those that a rank may have for itself, one a line
+  std::string data;           // hash of the data set, and of the one for evaluation
+  std::string computes = {};  // on what device, in which precision
 };
-RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t eval_data_hash);
+// `device`: "cpu" or a GPU's name.
+RankIdentity identify_rank(const Recipe& recipe, uint64_t data_hash, uint64_t eval_data_hash,
+                           const std::string& device, const std::string& precision);
 
 // Returns the ranks' host names. Throws Error(kUsage) on every rank, naming the first rank that
 // differs from rank 0, in what, and both values. All ranks call it at the same time.

@@ -139,7 +139,12 @@ CheckpointWriter::~CheckpointWriter() {
 }
 
 void CheckpointWriter::wait_for_removal() {
-  if (removal_.valid()) removal_.get();
+  if (!removal_.valid()) return;
+  try {
+    removal_.get();
+  } catch (const std::exception& e) {
+    spdlog::warn("an older checkpoint could not be removed: {}; the newest one is whole", e.what());
+  }
 }
 
 void CheckpointWriter::save(CheckpointContent content) {

@@ -78,8 +78,8 @@ class CheckpointWriter {
   // on every rank when any of them failed, naming what failed on this one. Older checkpoints go in
   // the background: removing gigabytes takes longer than all the rest.
   void commit();
-  // Waits until what is no longer kept is gone. Throws Error(kIo), on rank 0; otherwise the next
-  // save waits, in the background, and fails.
+  // Waits until what is no longer kept is gone; a warning says when it cannot be removed, for what
+  // was saved is whole. Without this call the next save waits, in the background, and fails.
   void wait_for_removal();
   // Step of the last checkpoint that commit() made count; -1: none yet.
   int64_t committed_step() const { return committed_step_; }

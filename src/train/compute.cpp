@@ -17,11 +17,13 @@
 
 namespace keiko::train {
 
-ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores) {
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores,
+                          bool on_gpu) {
   const int mine = std::max(1, cores / int(launch.local_world_size));
   ThreadShare share;
   share.compute = int(recipe.train.threads);
   share.decode = int(recipe.loader.threads);
+  if (on_gpu && share.compute == 0) share.compute = mine > 4 ? 2 : 1;
   if (share.decode == 0)
     share.decode = share.compute > 0 ? std::max(1, mine - share.compute) : std::max(1, mine / 4);
   if (share.compute == 0) share.compute = std::max(1, mine - share.decode);

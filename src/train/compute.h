@@ -15,7 +15,9 @@ namespace keiko::train {
 struct ThreadShare {
   int compute = 1, decode = 1;
 };
-ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores);
+// With `on_gpu` computing needs few, and decoding gets the rest.
+ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& launch, int cores,
+                          bool on_gpu = false);
 
 // "cpu", or "cuda" where the recipe asks for a GPU or leaves it open and there is one. Throws
 // Error(kUsage) when it asks for one and there is none, saying why.

@@ -1,9 +1,11 @@
 // A disk that fails, fills up or takes its time under a checkpoint: what the run says, what it
 // keeps, and what it does meanwhile.
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <thread>
 
 #include "train/run_for_tests.h"
@@ -80,12 +82,13 @@ TEST_P(FaultyDisk, EndsTheRunByNameBeforeAnotherSaveAndLosesNoCommittedStep) {
       const auto codes = train_ranks(world, run, kSaving, [&](int64_t r) {
         auto env = std::make_unique<FaultEnv>(disk, &shared, r);
         if (r != rank) return env;
-        env->before_each([fault, path, has_failed = false](DiskChange::Kind kind,
-                                                           const std::string& at) mutable {
+        // Told of the step's files and, from a thread of their own, of the checkpoint's.
+        const auto has_failed = std::make_shared<std::atomic<bool>>(false);
+        env->before_each([fault, path, has_failed](DiskChange::Kind kind, const std::string& at) {
           const bool is_it = kind == fault.kind && at.ends_with(path);
           // A full disk stays full.
-          const bool fails = has_failed ? fault.code == ENOSPC && takes_space(kind) : is_it;
-          has_failed |= is_it;
+          const bool fails = *has_failed ? fault.code == ENOSPC && takes_space(kind) : is_it;
+          if (is_it) *has_failed = true;
           return fails ? DiskFault{fault.code, fault.written} : DiskFault{};
         });
         return env;

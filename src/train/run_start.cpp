@@ -22,7 +22,7 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       env_(context.env),
       communicator_(*context.communicator),
       device_(context.accelerator ? context.accelerator->device() : at::Device(at::kCPU)),
-      threads_(share_threads(recipe, context.launch, usable_cores())),
+      threads_(share_threads(recipe, context.launch, usable_cores(), !device_.is_cpu())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
                recipe.loader.shuffle_block),
       guard_(recipe.guard) {
@@ -31,7 +31,9 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
   use_autocast_ = resolve_precision(recipe, device_.type()) == "bf16";
   open_data();
   hosts_ = check_ranks_agree(
-      identify_rank(recipe, dataset_.hash(), eval_dataset_ ? eval_dataset_->hash() : 0),
+      identify_rank(recipe, dataset_.hash(), eval_dataset_ ? eval_dataset_->hash() : 0,
+                    context.accelerator ? gpu_name() : "cpu",
+                    resolve_precision(recipe, device_.type())),
       communicator_);
   make_model();
   enter_folder();

@@ -34,7 +34,6 @@ StepFigures Run::step(data::Loader& loader) {
   norms_.clear();
   const StepSums mine = run_micro_batches(batch);
   // Reductions are under way; the step's figures queue behind them.
-  reducer_->start_rest();
   phases_.set(Phase::kReduce);
   const double before_waiting = monotonic_s();
   const StepSums sums = sum_over_ranks(mine, before_waiting - start, communicator_);
@@ -112,6 +111,7 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
     loss += sums.loss.detach();
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
+  reducer_->start_rest();
   // The host waits for the device here, once a step: from here on the batch is free again.
   mine.loss = loss.item<double>();
   metrics = metrics.cpu();

@@ -75,6 +75,10 @@ TEST(Agreement, NamesTheRankThatDiffersAndInWhat) {
         }).find("rank 2 (node2) has another recipe than rank 0 (node0): steps: 10 | steps: 20;") !=
         0)
       return 3;
+    if (differing([](RankIdentity& i) {
+          i.computes = "cpu, fp32";
+        }).find("another device or precision") == std::string::npos)
+      return 6;
     if (differing([](RankIdentity& i) { i.build = "keiko 2"; }).find("another build") ==
         std::string::npos)
       return 4;

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -176,6 +177,12 @@ TrainResult train(const Recipe& recipe, const TrainContext& context) {
     } catch (const Error& e) {
       tell(e.kind(), e.what());
       throw;
+    } catch (const c10::OutOfMemoryError& e) {
+      const Error error(ErrorKind::kIo, fmt::format("{}; lower micro_batch_size, or set "
+                                                    "train.activation_checkpointing or train.shard",
+                                                    e.what_without_backtrace()));
+      tell(error.kind(), error.what());
+      throw error;
     } catch (const std::exception& e) {
       tell(ErrorKind::kInternal, e.what());
       throw;
