@@ -9,6 +9,7 @@
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/doctor_gpu.h"
+#include "gpu/accelerator.h"
 #include "media/ffmpeg.h"
 #include "report/progress.h"
 
@@ -45,9 +46,11 @@ nlohmann::ordered_json examine() {
                              ? "there"
                              : "MISSING: keiko synth needs it";
   j["torch"] = TORCH_VERSION;
-  j["cuda"] = "not in this build: training runs on the CPU";
+  const std::string why = gpu::why_no_accelerator();
+  j["cuda"] = why.empty() ? "training can run on the GPU (train.device)"
+                          : "training runs on the CPU: " + why;
   j["gpu"] = examine_gpus();
-  j["ranks"] = "Gloo over TCP";
+  j["ranks"] = why.empty() ? "Gloo over TCP, NCCL between GPUs" : "Gloo over TCP";
   return j;
 }
 

@@ -16,11 +16,6 @@ namespace {
 // Blocks whose gradients travel at once. Each keeps its gradients whole meanwhile.
 constexpr size_t kMostSending = 2;
 
-at::Tensor part_of_zeros(const Part& part, const at::Tensor& whole) {
-  return whole.is_cpu() ? model::flat_zeros(part.length, whole.scalar_type())
-                        : at::zeros({part.length}, whole.options());
-}
-
 }  // namespace
 
 // Runs when autograd has done with a block: behind the node that stands for its input.
@@ -53,8 +48,11 @@ ShardedBlocks::ShardedBlocks(Shards& shards, model::Parameters& parameters,
     const Part& part = shards.part(s);
     State& state = states_[s];
     if (storage.is_inside) inside_[storage.block] = s;
-    state.grad_part = part_of_zeros(part, storage.grad);
-    if (shards_values) state.value_part = part_of_zeros(part, storage.value);
+    const auto zeros = [&] {
+      return model::flat_zeros(part.length, parameters.dtype(), parameters.device());
+    };
+    state.grad_part = zeros();
+    if (shards_values) state.value_part = zeros();
     for (size_t i = storage.first; i < storage.last; ++i) {
       const BufferShare mine = share_of_buffer(parameters.buffers()[i], part);
       owned_[i].grad = state.grad_part.narrow(0, mine.in_part, mine.share.count);
@@ -166,20 +164,21 @@ void ShardedBlocks::wait() {
 void ShardedBlocks::replicate() {
   if (shards_.replicas().world_size() == 1) return;
   const c10::NoGradGuard no_grad;
+  struct Replicating {
+    at::Tensor sum, part;  // what travels, and where it belongs
+    std::unique_ptr<Work> work;
+  };
+  std::vector<Replicating> under_way;
   for (size_t s = states_.size(); s-- > 0;) {
-    State& state = states_[s];
-    state.replicated =
-        options_.wire == "bf16" ? state.grad_part.to(at::kBFloat16) : state.grad_part;
-    state.replicating = shards_.replicas().all_reduce(
-        state.replicated,
-        fmt::format("all_reduce of a part of block {}", parameters_.blocks()[s].block));
+    const at::Tensor& part = states_[s].grad_part;
+    const at::Tensor sum = options_.wire == "bf16" ? part.to(at::kBFloat16) : part;
+    auto work = shards_.replicas().all_reduce(
+        sum, fmt::format("all_reduce of a part of block {}", parameters_.blocks()[s].block));
+    under_way.push_back({sum, part, std::move(work)});
   }
-  for (size_t s = states_.size(); s-- > 0;) {
-    State& state = states_[s];
-    state.replicating->wait();
-    state.replicating.reset();
-    if (!state.replicated.is_same(state.grad_part)) state.grad_part.copy_(state.replicated);
-    state.replicated.reset();
+  for (Replicating& r : under_way) {
+    r.work->wait();
+    if (!r.sum.is_same(r.part)) r.part.copy_(r.sum);
   }
 }
 

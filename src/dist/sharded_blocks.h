@@ -71,8 +71,6 @@ class ShardedBlocks : public Reducer {
     bool has_values = true, has_grads = true;  // memory for them whole
     std::unique_ptr<Work> gathering;           // of the values
     bool is_sending = false;                   // the gradients
-    std::unique_ptr<Work> replicating;         // of the part, over replicas
-    at::Tensor replicated;                     // what travels for that
     at::Tensor value_part, grad_part;
   };
   struct Sending {

@@ -1,8 +1,8 @@
-// Runs of one, two and three ranks lose power at every operation on their disk, and go on to the
-// bits of a run that nobody disturbed.
+// Runs of one, two and three ranks lose power in the middle of operations on their disk, and go on
+// to the bits of a run that nobody disturbed.
 //
-// Each fsync, rename and removal of every rank is tried, and every twentieth of the many writes,
-// with the kinds of loss in turns. KEIKO_POWER_CUTS=every tries every write too,
+// Each fsync, rename and removal of every rank is tried, and every twentieth of the many writes and
+// new files, with the kinds of loss in turns. KEIKO_POWER_CUTS=every tries all of those too,
 // KEIKO_POWER_CUTS=all every operation with every kind of loss.
 
 #include <cstdlib>
@@ -66,7 +66,7 @@ class PowerCuts : public TinyRun, public testing::WithParamInterface<int> {
   }
 };
 
-TEST_P(PowerCuts, AtEveryDiskOperationOfEveryRankResumeBitExactly) {
+TEST_P(PowerCuts, AmongTheDiskOperationsOfEveryRankResumeBitExactly) {
   const int64_t world = GetParam();
   const TempFolder reference;
   FaultDisk counted;
