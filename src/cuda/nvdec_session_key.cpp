@@ -125,10 +125,13 @@ std::string why_not_nvdec(const media::StreamParameters& s, const AskNvdecCaps& 
   if (!format)
     return fmt::format("no NVDEC decodes to {}",
                        s.pixel_format.empty() ? "an unknown format" : s.pixel_format);
-  // The driver is asked by format alone; these two profiles have tools that no NVDEC has.
-  if (s.codec == "h264" && s.profile == FF_PROFILE_H264_EXTENDED)
+  // The driver is asked by format alone; these two profiles have tools that no NVDEC has. Their
+  // numbers are H.264's profile_idc (ITU-T H.264, A.2.3 and A.2.11).
+  constexpr int kExtended = 88;
+  constexpr int kCavlc444 = 44;
+  if (s.codec == "h264" && s.profile == kExtended)
     return "no NVDEC takes h264 of the Extended profile";
-  if (s.codec == "h264" && s.profile == FF_PROFILE_H264_CAVLC_444)
+  if (s.codec == "h264" && s.profile == kCavlc444)
     return "no NVDEC takes h264 of the CAVLC 4:4:4 profile";
   const NvdecCaps caps = ask(s.codec, format->chroma, format->bit_depth);
   if (!caps.is_supported)

@@ -59,6 +59,53 @@ inline int64_t seek_in(int64_t size, int64_t& at, int64_t offset, int whence) {
   return at = offset;
 }
 
+// What FFmpeg 5 to 9 spell differently, each behind one name.
+
+// The stream's 3x3 display matrix, or null. The stream owns it. FFmpeg 7 keeps it with the codec
+// parameters.
+inline const int32_t* display_matrix(const AVStream* stream) {
+#if LIBAVCODEC_VERSION_MAJOR >= 61
+  const AVCodecParameters* codec = stream->codecpar;
+  const AVPacketSideData* found = av_packet_side_data_get(
+      codec->coded_side_data, codec->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX);
+  return found == nullptr ? nullptr : reinterpret_cast<const int32_t*>(found->data);
+#else
+  return reinterpret_cast<const int32_t*>(
+      av_stream_get_side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, nullptr));
+#endif
+}
+
+// Nine numbers for a display matrix that the stream owns, to be filled before the header is
+// written; null without memory.
+inline int32_t* new_display_matrix(AVStream* stream) {
+  const size_t size = sizeof(int32_t) * 9;
+#if LIBAVCODEC_VERSION_MAJOR >= 61
+  AVCodecParameters* codec = stream->codecpar;
+  AVPacketSideData* made = av_packet_side_data_new(
+      &codec->coded_side_data, &codec->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX, size, 0);
+  return made == nullptr ? nullptr : reinterpret_cast<int32_t*>(made->data);
+#else
+  return reinterpret_cast<int32_t*>(
+      av_stream_new_side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, size));
+#endif
+}
+
+// What the write callback of an AVIOContext is given.
+#if LIBAVFORMAT_VERSION_MAJOR >= 61
+using WrittenByte = const uint8_t;
+#else
+using WrittenByte = uint8_t;
+#endif
+
+// Takes the mark of a key frame off a picture.
+inline void unmark_key_frame(AVFrame* frame) {
+#if LIBAVUTIL_VERSION_MAJOR >= 59
+  frame->flags &= ~AV_FRAME_FLAG_KEY;
+#else
+  frame->key_frame = 0;
+#endif
+}
+
 // "Invalid data found when processing input"
 inline std::string ffmpeg_error(int code) {
   char text[AV_ERROR_MAX_STRING_SIZE] = {};

@@ -23,8 +23,7 @@ namespace keiko::media {
 namespace {
 
 int rotation_of(const AVStream* stream) {
-  const auto* matrix = reinterpret_cast<const int32_t*>(
-      av_stream_get_side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, nullptr));
+  const int32_t* matrix = display_matrix(stream);
   if (matrix == nullptr) return 0;
   const double counterclockwise = av_display_rotation_get(matrix);
   if (std::isnan(counterclockwise)) return 0;

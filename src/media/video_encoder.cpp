@@ -72,7 +72,7 @@ void VideoEncoder::add(const AVFrame& picture, int64_t pts) {
   check(av_frame_ref(frame_.get(), &picture), "take a picture");
   // The decoder's word on the source picture must not become the encoder's decision.
   frame_->pict_type = AV_PICTURE_TYPE_NONE;
-  frame_->key_frame = 0;
+  unmark_key_frame(frame_.get());
   frame_->pts = pts;
   // Full-range pictures may come as yuvj420p, which are the same bytes.
   frame_->format = AV_PIX_FMT_YUV420P;

@@ -15,7 +15,7 @@ constexpr int kBufferSize = 1 << 18;  // bytes; most patches then happen in memo
 
 }  // namespace
 
-int VideoWriter::write_sink(void* opaque, uint8_t* bytes, int size) {
+int VideoWriter::write_sink(void* opaque, WrittenByte* bytes, int size) {
   Sink& sink = *static_cast<Sink*>(opaque);
   if (sink.error) return AVERROR(EIO);
   try {  // an exception must not pass through C code
@@ -63,8 +63,7 @@ VideoWriter::VideoWriter(Env* env, const std::string& path, const char* containe
   out->time_base = time_base;
   out->sample_aspect_ratio = stream.sample_aspect_ratio;
   if (rotation != 0) {
-    auto* matrix = reinterpret_cast<int32_t*>(
-        av_stream_new_side_data(out, AV_PKT_DATA_DISPLAYMATRIX, sizeof(int32_t) * 9));
+    int32_t* matrix = new_display_matrix(out);
     if (matrix == nullptr) fail(ErrorKind::kIo, "out of memory for a muxer");
     av_display_rotation_set(matrix, rotation);
   }

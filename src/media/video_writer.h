@@ -46,7 +46,7 @@ class VideoWriter {
   struct FreeOutput {
     void operator()(AVFormatContext* output) const { avformat_free_context(output); }
   };
-  static int write_sink(void* sink, uint8_t* bytes, int size);
+  static int write_sink(void* sink, WrittenByte* bytes, int size);
   static int64_t seek_sink(void* sink, int64_t offset, int whence);
   void check(int code, const char* what);
   void discard();
