@@ -5,8 +5,10 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "media/clip_views.h"
 
 namespace keiko::media {
+
 FrameDecoder& CpuClipDecoder::decoder_for(const PacketTable& table, LoopFilter loop_filter) {
   const StreamParameters& stream = table.stream;
   if (!table.reuse_off.empty()) {
@@ -33,36 +35,21 @@ ClipCost CpuClipDecoder::decode_frames(const PacketTable& table, const std::stri
 }
 
 ClipCost CpuClipDecoder::decode(const ClipRequest& request) {
-  PixelConverter<float>::Geometry geometry{request.table->stream, request.crop, request.size,
-                                           request.size,          request.flip, request.filter};
-  std::vector<ClipView> views = {{request.crop, request.flip, request.out}};
-  views.insert(views.end(), request.more_views.begin(), request.more_views.end());
-  if (converters_.size() < views.size()) converters_.resize(views.size());
-  const int64_t plane = int64_t(request.size) * request.size, stride = request.channel_stride;
+  ClipViews views(request);
+  if (converters_.size() < views.count()) converters_.resize(views.count());
+  const int64_t stride = request.channel_stride;
   double convert_s = 0;
   ClipCost cost = decode_frames(
       *request.table, *request.path, request.frames,
       [&](int64_t index, const AVFrame& frame) {
         const double start = monotonic_s();
-        // A frame that the clip shows several times is converted once and copied.
-        int64_t first = -1;
-        for (size_t t = 0; t < request.frames.size(); ++t) {
-          if (request.frames[t] != index) continue;
-          for (size_t v = 0; v < views.size(); ++v) {
-            uint8_t* out = views[v].out + int64_t(t) * plane;
-            if (first < 0) {
-              geometry.crop = views[v].crop;
-              geometry.flip = views[v].flip;
-              converters_[v].convert(frame, geometry, out, out + stride, out + 2 * stride,
-                                     request.size);
-              continue;
-            }
-            for (int c = 0; c < 3; ++c)
-              std::memcpy(out + c * stride, views[v].out + first * plane + c * stride,
-                          size_t(plane));
-          }
-          if (first < 0) first = int64_t(t);
-        }
+        views.place(
+            index,
+            [&](size_t view, const PixelGeometry& geometry, uint8_t* out) {
+              converters_[view].convert(frame, geometry, out, out + stride, out + 2 * stride,
+                                        request.size);
+            },
+            [](uint8_t* to, const uint8_t* from, size_t bytes) { std::memcpy(to, from, bytes); });
         convert_s += monotonic_s() - start;
       },
       request.loop_filter);

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/env.h"
+#include "media/batch_buffer.h"
 #include "media/clip_frames.h"
 #include "media/frame_decoder.h"
 #include "media/packet_table.h"
@@ -37,13 +38,17 @@ struct ClipRequest {
   bool allow_concealed = false;  // false: a clip with patched-up pictures is an error
   uint8_t* out = nullptr;        // frame t, channel c at out + c * channel_stride + t * size^2
   int64_t channel_stride = 0;    // bytes
+  // The slot that `out` and the views' own lie in, where it orders its writers and readers; null:
+  // the pixels are there when decode() returns. A decoder in host memory needs none.
+  BatchBuffer* slot = nullptr;
   std::span<const ClipView> more_views = {};  // besides crop, flip and out above
 };
 
 class ClipDecoder {
  public:
   virtual ~ClipDecoder() = default;
-  // Fills every pixel of the clip. Not thread-safe: one decoder a thread.
+  // Fills every pixel of the clip; with a slot in a device's memory, in the order that the slot
+  // gives it. Not thread-safe: one decoder a thread.
   // Throws Error(kData) naming file and frame when the content is bad (`out` is then undefined),
   // and Error(kIo) when the file cannot be read.
   virtual ClipCost decode(const ClipRequest& request) = 0;
