@@ -27,6 +27,14 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
   return *this;
 }
 
+uint8_t* GrowingDeviceBuffer::reserve(size_t size) {
+  if (size > memory_.size()) {
+    memory_ = DeviceBuffer();  // first, or both would have to fit
+    memory_ = DeviceBuffer(device_, size, purpose_);
+  }
+  return memory_.data();
+}
+
 PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
 
 uint8_t* PinnedBuffer::reserve(size_t size) {

@@ -29,6 +29,22 @@ class DeviceBuffer {
   size_t size_ = 0;
 };
 
+// Memory of a device that is kept, and grows at need.
+class GrowingDeviceBuffer : public media::BatchBuffer {
+ public:
+  // `purpose`: as for DeviceBuffer.
+  GrowingDeviceBuffer(int device, const char* purpose) : device_(device), purpose_(purpose) {}
+
+  // As BatchBuffer. When it must grow, nothing may work with the memory before.
+  uint8_t* reserve(size_t size) override;
+  int device() const override { return device_; }
+
+ private:
+  int device_;
+  const char* purpose_;
+  DeviceBuffer memory_;
+};
+
 // Page-locked host memory: copies between it and a device run beside the host. Every device may use
 // it. Making it costs milliseconds, so it is kept, and grows at need.
 class PinnedBuffer : public media::BatchBuffer {

@@ -15,10 +15,13 @@ extern "C" {
 namespace keiko::cuda {
 namespace {
 
-std::vector<media::ClipView> views_of(const media::ClipRequest& request) {
-  std::vector<media::ClipView> views = {{request.crop, request.flip, request.out}};
-  views.insert(views.end(), request.more_views.begin(), request.more_views.end());
-  return views;
+// Null: the request has none.
+DeviceSlot* slot_of(const media::ClipRequest& request) {
+  auto* slot = dynamic_cast<DeviceSlot*>(request.slot);
+  if (request.slot != nullptr && slot == nullptr)
+    fail(ErrorKind::kInternal, "{}: a GPU was to decode into memory that is not its own",
+         *request.path);
+  return slot;
 }
 
 }  // namespace
@@ -72,6 +75,23 @@ media::FramePointer as_surface(const AVFrame& frame) {
 }
 
 media::ClipCost NvdecClipDecoder::decode(const media::ClipRequest& request) {
+  DeviceSlot* slot = slot_of(request);
+  WorkQueue& queue = converter_->queue();
+  if (slot != nullptr) slot->begin_writing(queue);
+  try {
+    const media::ClipCost cost = decode_somewhere(request);
+    if (slot != nullptr)
+      slot->end_writing(queue);
+    else
+      queue.mark()->wait();
+    return cost;
+  } catch (...) {
+    queue.mark()->wait();  // who tries again may write these pixels in an order of its own
+    throw;
+  }
+}
+
+media::ClipCost NvdecClipDecoder::decode_somewhere(const media::ClipRequest& request) {
   const auto ask = [&](const std::string& codec, Chroma chroma, int bit_depth) {
     return device_.caps(codec, chroma, bit_depth);
   };
@@ -125,23 +145,18 @@ media::ClipCost NvdecClipDecoder::decode_on_gpu(const media::ClipRequest& reques
   };
   const double start = monotonic_s();
   double convert_s = 0;
+  media::ClipViews views(request);
   media::ClipCost cost;
   try {
     cost = frames_.decode(
         table, *request.path, request.frames, next_decoder,
         [&](int64_t index, const AVFrame& frame) {
-          const AVPixelFormat wanted = device_.surface_format();
-          if (wanted != AV_PIX_FMT_NONE && frame.format != wanted)
-            fail(ErrorKind::kInternal, "{}: frame {} came out of the decoder as {}, not {}",
-                 *request.path, index, frame.format, int(wanted));
           const double before = monotonic_s();
-          convert(request, index, frame);
+          convert(request, index, frame, views, session());
           convert_s += monotonic_s() - before;
         },
         media::Unwanted::kHidden);
-    finish();
   } catch (...) {
-    finish();  // before the surfaces go
     if (refusal.empty() && (lease || alone)) refusal = session().refusal();
     throw;
   }
@@ -153,55 +168,42 @@ media::ClipCost NvdecClipDecoder::decode_on_gpu(const media::ClipRequest& reques
 }
 
 void NvdecClipDecoder::convert(const media::ClipRequest& request, int64_t index,
-                               const AVFrame& frame) {
-  if (mapped_.size() >= size_t(kMapped)) finish();
-  mapped_.push_back(as_surface(frame));
-  media::PixelGeometry geometry{request.table->stream, request.crop, request.size,
-                                request.size,          request.flip, request.filter};
-  const std::vector<media::ClipView> views = views_of(request);
-  const int64_t plane = int64_t(request.size) * request.size, stride = request.channel_stride;
-  int64_t first = -1;  // a frame that the clip shows several times is converted once and copied
-  for (size_t t = 0; t < request.frames.size(); ++t) {
-    if (request.frames[t] != index) continue;
-    for (size_t v = 0; v < views.size(); ++v) {
-      uint8_t* out = views[v].out + int64_t(t) * plane;
-      if (first < 0) {
-        geometry.crop = views[v].crop;
-        geometry.flip = views[v].flip;
-        converter_->convert(v, *mapped_.back(), geometry, out, out + stride, out + 2 * stride,
+                               const AVFrame& frame, media::ClipViews& views,
+                               NvdecSession& session) {
+  const AVPixelFormat wanted = device_.surface_format();
+  if (wanted != AV_PIX_FMT_NONE && frame.format != wanted)
+    fail(ErrorKind::kInternal, "{}: frame {} came out of the decoder as {}, not {}", *request.path,
+         index, frame.format, int(wanted));
+  const int64_t stride = request.channel_stride;
+  media::FramePointer surface = as_surface(frame);
+  views.place(
+      index,
+      [&](size_t view, const media::PixelGeometry& geometry, uint8_t* out) {
+        converter_->convert(view, *surface, geometry, out, out + stride, out + 2 * stride,
                             request.size);
-        continue;
-      }
-      for (int c = 0; c < 3; ++c)
-        converter_->copy(out + c * stride, views[v].out + first * plane + c * stride,
-                         size_t(plane));
-    }
-    if (first < 0) first = int64_t(t);
-  }
-}
-
-void NvdecClipDecoder::finish() {
-  if (!mapped_.empty()) converter_->finish();
-  mapped_.clear();
+      },
+      [&](uint8_t* to, const uint8_t* from, size_t bytes) { converter_->copy(to, from, bytes); });
+  session.lent().keep(std::move(surface), converter_->queue().mark(), size_t(kMapped));
 }
 
 media::ClipCost NvdecClipDecoder::decode_on_cpu(const media::ClipRequest& request,
                                                 media::CpuClipDecoder& cpu) {
   const size_t channel = request.frames.size() * size_t(request.size) * size_t(request.size);
-  std::vector<media::ClipView> views = views_of(request), host_views = views;
-  host_.resize(views.size() * 3 * channel);
-  for (size_t v = 0; v < views.size(); ++v) host_views[v].out = host_.data() + v * 3 * channel;
+  const media::ClipViews views(request);
+  std::vector<media::ClipView> staged = views.all();
+  uint8_t* memory = converter_->stage(staged.size() * 3 * channel);
+  for (size_t v = 0; v < staged.size(); ++v) staged[v].out = memory + v * 3 * channel;
   media::ClipRequest host = request;
-  host.out = host_views[0].out;
+  host.slot = nullptr;
+  host.out = staged[0].out;
   host.channel_stride = int64_t(channel);
-  host.more_views = std::span(host_views).subspan(1);
+  host.more_views = std::span(staged).subspan(1);
   media::ClipCost cost = cpu.decode(host);
   const double start = monotonic_s();
-  for (size_t v = 0; v < views.size(); ++v)
+  for (size_t v = 0; v < staged.size(); ++v)
     for (size_t c = 0; c < 3; ++c)
-      converter_->upload(views[v].out + int64_t(c) * request.channel_stride,
-                         host_views[v].out + c * channel, channel);
-  converter_->finish();
+      converter_->upload(views.all()[v].out + int64_t(c) * request.channel_stride,
+                         staged[v].out + c * channel, channel);
   cost.convert_s += monotonic_s() - start;
   return cost;
 }

@@ -1,9 +1,9 @@
 // A ClipDecoder that decodes on the GPU, from the same index and plan as the CPU path.
 //
-// Wanted surfaces go through the pixel kernels into the slot; no frame visits host memory. What the
-// GPU does not take is decoded on the CPU, and so is everything that a GPU decoder complains of:
-// whether a sample is bad is decided by its content alone, so a clean CPU decoder has the last
-// word.
+// Wanted surfaces go through the pixel kernels into the slot; no frame visits host memory, and the
+// host waits for kernels only where a decoder has no more surfaces to lend. What the GPU does not
+// take is decoded on the CPU, and so is everything that a GPU decoder complains of: whether a
+// sample is bad is decided by its content alone, so a clean CPU decoder has the last word.
 
 #pragma once
 #include <cstdint>
@@ -13,27 +13,34 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device_slot.h"
 #include "cuda/nvdec_frame_decoder.h"
 #include "cuda/nvdec_session_pool.h"
 #include "media/clip_decoder.h"
+#include "media/clip_views.h"
 
 namespace keiko::cuda {
 
-// From surfaces to slots. Work is done in the order in which it was given. Used by one thread.
+// From surfaces to slots: work of a queue of its own, done in the order in which it was given, and
+// later. Used by one thread. Its work is done before it goes.
 class SurfaceConverter {
  public:
   virtual ~SurfaceConverter() = default;
+  // The queue that all its work goes to. Lives as long as the converter.
+  virtual WorkQueue& queue() = 0;
   // Starts to make pixels as media::PixelConverter does. `surface` has a format in memory (NV12,
-  // P016, ...) and lies where the device put it; it stays until the next finish(). `view`: which of
-  // a clip's views this is, from 0 on; each has a geometry of its own, so tables can be kept.
+  // P016, ...) and lies where the device put it; it stays until the queue has done this. `view`:
+  // which of a clip's views this is, from 0 on; each has a geometry of its own, so tables can be
+  // kept.
   virtual void convert(size_t view, const AVFrame& surface, const media::PixelGeometry& geometry,
                        uint8_t* red, uint8_t* green, uint8_t* blue, int64_t row_stride) = 0;
   // Starts to copy from one place in a slot to another.
   virtual void copy(uint8_t* to, const uint8_t* from, size_t bytes) = 0;
-  // Copies from host memory, which may change after the call, to a slot.
+  // Host memory for upload(), valid until the next call. Waits until nothing is copied out of it
+  // any more.
+  virtual uint8_t* stage(size_t bytes) = 0;
+  // Starts to copy from memory that stage() gave last to a slot.
   virtual void upload(uint8_t* to, const uint8_t* from, size_t bytes) = 0;
-  // Waits until all that was started is done. Throws Error(kIo) when the device failed.
-  virtual void finish() = 0;
 };
 
 // What was decoded where, over all decoders of a run. Thread-safe.
@@ -79,16 +86,19 @@ class NvdecClipDecoder : public media::ClipDecoder {
         frames_(env),
         cpu_(env) {}
 
-  // As ClipDecoder, into slots that the converter can write. ClipRequest::loop_filter concerns the
-  // CPU alone: hardware always filters as the standard says. Damage that the hardware does not
-  // report is a picture like any other.
+  // As ClipDecoder, into memory that the converter can write. With ClipRequest::slot, a DeviceSlot,
+  // the pixels are there in the order that the slot gives its readers; without one, and where it
+  // throws, all work is done when it returns. ClipRequest::loop_filter concerns the CPU alone:
+  // hardware always filters as the standard says. Damage that the hardware does not report is a
+  // picture like any other. Throws Error(kInternal) for a slot of another kind.
   media::ClipCost decode(const media::ClipRequest& request) override;
 
  private:
+  media::ClipCost decode_somewhere(const media::ClipRequest& request);
   media::ClipCost decode_on_gpu(const media::ClipRequest& request, std::string& refusal);
   media::ClipCost decode_on_cpu(const media::ClipRequest& request, media::CpuClipDecoder& cpu);
-  void convert(const media::ClipRequest& request, int64_t index, const AVFrame& frame);
-  void finish();
+  void convert(const media::ClipRequest& request, int64_t index, const AVFrame& frame,
+               media::ClipViews& views, NvdecSession& session);
 
   Env* env_;
   const NvdecDevice& device_;
@@ -97,8 +107,6 @@ class NvdecClipDecoder : public media::ClipDecoder {
   NvdecTally& tally_;
   media::ClipFrames frames_;
   media::CpuClipDecoder cpu_;
-  std::vector<media::FramePointer> mapped_;  // may still be read by kernels
-  std::vector<uint8_t> host_;                // pixels on their way from the CPU
 };
 
 }  // namespace keiko::cuda

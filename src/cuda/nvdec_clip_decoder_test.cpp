@@ -4,9 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <functional>
+#include <future>
 #include <thread>
 
 extern "C" {
@@ -17,44 +16,12 @@ extern "C" {
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/temp_folder.h"
+#include "cuda/emulated_device_for_tests.h"
 #include "media/clip_encoder.h"
 #include "media/pixels_test_frames.h"
 
 namespace keiko::cuda {
 namespace {
-
-// Converts on the CPU, and like a GPU: nothing is done before finish(), by when a surface that was
-// let go would be gone.
-class LateConverter : public SurfaceConverter {
- public:
-  void convert(size_t view, const AVFrame& surface, const media::PixelGeometry& geometry,
-               uint8_t* red, uint8_t* green, uint8_t* blue, int64_t row_stride) override {
-    if (pixels_.size() <= view) pixels_.resize(view + 1);
-    if (surfaces_.empty() || surfaces_.back() != &surface) surfaces_.push_back(&surface);
-    EXPECT_LE(surfaces_.size(), size_t(NvdecClipDecoder::kMapped)) << "surfaces kept at a time";
-    work_.push_back([=, this, &surface] {
-      pixels_[view].convert(surface, geometry, red, green, blue, row_stride);
-    });
-  }
-  void copy(uint8_t* to, const uint8_t* from, size_t bytes) override {
-    work_.push_back([=] { std::memcpy(to, from, bytes); });
-  }
-  void upload(uint8_t* to, const uint8_t* from, size_t bytes) override {
-    work_.push_back([to, kept = std::vector<uint8_t>(from, from + bytes)] {
-      std::memcpy(to, kept.data(), kept.size());
-    });
-  }
-  void finish() override {
-    for (const auto& work : work_) work();
-    work_.clear();
-    surfaces_.clear();
-  }
-
- private:
-  std::vector<media::PixelConverter<float>> pixels_;
-  std::vector<std::function<void()>> work_;
-  std::vector<const AVFrame*> surfaces_;
-};
 
 // The device "in memory", with doubts: it may say that it takes no H.264, or want frames in a
 // format that no software decoder offers.
@@ -72,11 +39,13 @@ struct Doubts : HostDevice {
 struct Gpu {
   Doubts device;
   NvdecTally tally;
+  EmulatedDevice emulated{1, 300};  // sessions wait for it when they go
   NvdecSessionPool pool{[this](const NvdecSessionKey&, const media::StreamParameters& stream) {
                           return open_nvdec_session(device, stream, NvdecClipDecoder::kMapped);
                         },
                         {}};
-  NvdecClipDecoder decoder{default_env(), device, pool, std::make_unique<LateConverter>(), tally};
+  NvdecClipDecoder decoder{default_env(), device, pool,
+                           std::make_unique<EmulatedConverter>(emulated), tally};
 };
 
 // A clip to be cut twice out of one decode, as the loader asks for it.
@@ -100,18 +69,19 @@ class Clip {
     request_.more_views = {&view_, 1};
   }
   Clip(const Clip&) = delete;
-  std::vector<std::vector<uint8_t>>& through(media::ClipDecoder& decoder) {
-    cost_ = decoder.decode(request_);
+  std::vector<std::vector<uint8_t>>& through(media::ClipDecoder& decoder,
+                                             media::BatchBuffer* slot = nullptr) {
+    request_.slot = slot;
+    decoder.decode(request_);
     return pixels_;
   }
-  const media::ClipCost& cost() const { return cost_; }
+  const std::vector<std::vector<uint8_t>>& pixels() const { return pixels_; }
 
  private:
   static constexpr int kSize = 24;
   std::vector<int64_t> frames_;
   media::ClipRequest request_;
   media::ClipView view_;
-  media::ClipCost cost_;
   std::vector<std::vector<uint8_t>> pixels_;
 };
 
@@ -260,7 +230,7 @@ TEST(NvdecClipDecoder, ManyThreadsShareOnePool) {
   for (uint64_t t = 0; t < 4; ++t)
     threads.emplace_back([&, t] {
       NvdecClipDecoder decoder(default_env(), gpu.device, gpu.pool,
-                               std::make_unique<LateConverter>(), gpu.tally);
+                               std::make_unique<EmulatedConverter>(gpu.emulated), gpu.tally);
       media::CpuClipDecoder cpu(default_env());
       Rng rng(6, Stream::kClip, t);
       for (int c = 0; c < 15; ++c) {
@@ -272,6 +242,109 @@ TEST(NvdecClipDecoder, ManyThreadsShareOnePool) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(gpu.tally.counts().on_gpu, 4 * 15);
   EXPECT_LE(gpu.pool.counts().opened, 4);
+}
+
+// Clips that stand for a slot's parts: its order is what counts here, not where it lies.
+struct Slot {
+  explicit Slot(EmulatedDevice& device)
+      : reader(device.make_queue()), slot(0, std::make_unique<media::HeapBuffer>(), reader) {}
+  std::shared_ptr<EmulatedDevice::Queue> reader;
+  DeviceSlot slot;
+};
+
+bool ends_within(const std::future<void>& work, int ms) {
+  return work.wait_for(std::chrono::milliseconds(ms)) == std::future_status::ready;
+}
+
+TEST(NvdecClipDecoder, AClipInASlotIsGivenToTheDeviceAndNotWaitedFor) {
+  const Video video;
+  Gpu gpu;
+  Slot s(gpu.emulated);
+  Clip clip(video.table, video.path, {3, 4, 9, 4});
+  gpu.emulated.pause();
+  auto given = std::async(std::launch::async, [&] { clip.through(gpu.decoder, &s.slot); });
+  EXPECT_TRUE(ends_within(given, 20000)) << "three surfaces are fewer than a session lends";
+  EXPECT_EQ(clip.pixels()[0][0], 0xa5) << "nothing was done yet";
+  s.slot.hand_out();
+  std::vector<std::vector<uint8_t>> seen;
+  s.reader->add([&] { seen = clip.pixels(); });
+  gpu.emulated.resume();
+  given.wait();
+  s.reader->mark()->wait();
+  media::CpuClipDecoder cpu(default_env());
+  Clip same(video.table, video.path, {3, 4, 9, 4});
+  EXPECT_EQ(seen, same.through(cpu));
+}
+
+// A decoder has only so many surfaces: it goes on when the device is done with the oldest.
+TEST(NvdecClipDecoder, ADeviceThatFallsBehindHoldsDecodingUp) {
+  const Video video;
+  Gpu gpu;
+  Slot s(gpu.emulated);
+  const std::vector<int64_t> frames = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+  Clip clip(video.table, video.path, frames);
+  gpu.emulated.pause();
+  auto given = std::async(std::launch::async, [&] { clip.through(gpu.decoder, &s.slot); });
+  EXPECT_FALSE(ends_within(given, 100)) << "twelve surfaces were lent by a session with four";
+  gpu.emulated.resume();
+  EXPECT_TRUE(ends_within(given, 20000));
+  s.slot.hand_out();
+  s.reader->mark()->wait();
+  media::CpuClipDecoder cpu(default_env());
+  Clip same(video.table, video.path, frames);
+  EXPECT_EQ(clip.pixels(), same.through(cpu));
+}
+
+// Clips that follow each other in one session, none waited for, and clips that the CPU decodes
+// between them: surfaces and staged pixels are not used again too early.
+TEST(NvdecClipDecoder, ManyClipsUnderWayKeepTheirPixelsApart) {
+  const Video video;
+  for (const bool on_gpu : {true, false}) {
+    Gpu gpu;
+    gpu.device.takes_h264 = on_gpu;
+    Slot s(gpu.emulated);
+    media::CpuClipDecoder cpu(default_env());
+    Rng rng(7, Stream::kClip, 0);
+    std::vector<std::unique_ptr<Clip>> ours, theirs;
+    for (int c = 0; c < 12; ++c) {
+      const std::vector<int64_t> frames = some_frames(rng, video.table.frame_count());
+      ours.push_back(std::make_unique<Clip>(video.table, video.path, frames));
+      theirs.push_back(std::make_unique<Clip>(video.table, video.path, frames));
+      ours.back()->through(gpu.decoder, &s.slot);
+    }
+    s.slot.hand_out();
+    s.reader->mark()->wait();
+    for (size_t c = 0; c < ours.size(); ++c)
+      EXPECT_EQ(ours[c]->pixels(), theirs[c]->through(cpu)) << "clip " << c << " " << on_gpu;
+    EXPECT_EQ(gpu.tally.counts().on_gpu, on_gpu ? 12 : 0);
+  }
+}
+
+TEST(NvdecClipDecoder, WhatItGaveUpOnIsDoneWhenTheErrorIsThrown) {
+  Video video;
+  const uint32_t packet = video.table.frame_packet[10];
+  for (uint32_t i = 5; i < video.table.size[packet]; ++i)
+    video.bytes[size_t(video.table.position[packet]) + i] = 0;
+  video.write();
+  Gpu gpu;
+  Slot s(gpu.emulated);
+  Clip bad(video.table, video.path, {0, 1, 9, 10, 11});
+  EXPECT_THROW(bad.through(gpu.decoder, &s.slot), Error);
+  EXPECT_EQ(gpu.emulated.pending(), 0) << "its pixels may be made again in another order";
+}
+
+TEST(NvdecClipDecoder, ASlotThatIsNotTheGpusIsRefused) {
+  const Video video;
+  Gpu gpu;
+  media::HeapBuffer heap;
+  Clip clip(video.table, video.path, {1, 2});
+  try {
+    clip.through(gpu.decoder, &heap);
+    FAIL() << "kernels were given host memory";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kInternal);
+    EXPECT_NE(std::string(e.what()).find(video.path), std::string::npos) << e.what();
+  }
 }
 
 TEST(NvdecSurface, IsCroppedAtTheLeftAndTopToo) {

@@ -9,7 +9,7 @@ namespace {
 
 // From cuda.h. Entries with _v2 are what its macros make of the plain names.
 using Device = int;
-using Context = struct OpaqueContext*;
+using Context = ContextHandle;
 constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 constexpr const char* kCudaNames[] = {"cuInit",
                                       "cuDriverGetVersion",
@@ -197,6 +197,20 @@ NvdecCaps NvidiaDriver::caps(int index, const std::string& codec, Chroma chroma,
                        asked.max_macroblocks};
   caps_.emplace(key, caps);
   return caps;
+}
+
+ContextHandle NvidiaDriver::retain_context(int index) const {
+  Device device = 0;
+  must(symbols_, "cuDeviceGet", &device, index);
+  Context context = nullptr;
+  must(symbols_, "cuDevicePrimaryCtxRetain", &context, device);
+  return context;
+}
+
+void NvidiaDriver::release_context(int index) const {
+  Device device = 0;
+  if (call(symbols_, "cuDeviceGet", &device, index) == 0)
+    call(symbols_, "cuDevicePrimaryCtxRelease_v2", device);
 }
 
 }  // namespace keiko::cuda

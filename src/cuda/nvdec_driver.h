@@ -13,7 +13,12 @@
 
 #include "cuda/nvdec_session_key.h"
 
+struct CUctx_st;
+
 namespace keiko::cuda {
+
+// What the driver calls CUcontext: of a GPU the primary one, which CUDA's runtime and torch use.
+using ContextHandle = struct CUctx_st*;
 
 struct Gpu {
   std::string name;
@@ -42,6 +47,10 @@ class NvidiaDriver {
   // What the GPU's video decoders take; unsupported when there is none. Asked once and remembered.
   // Throws Error(kIo) when the driver fails.
   NvdecCaps caps(int gpu, const std::string& codec, Chroma chroma, int bit_depth) const;
+  // The GPU's primary context, opened if nobody has opened it yet, with whatever flags it has; it
+  // stays open until release_context(). Throws Error(kIo) when the driver fails.
+  ContextHandle retain_context(int gpu) const;
+  void release_context(int gpu) const;
 
  private:
   using Symbol = void (*)();

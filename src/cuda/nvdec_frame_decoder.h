@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "cuda/device.h"
 #include "cuda/nvdec_session_key.h"
 #include "cuda/nvdec_session_pool.h"
 #include "media/frame_decoder.h"
@@ -24,6 +25,8 @@ class NvdecDevice {
   virtual std::string decoder_for(const std::string& codec) const = 0;
   // The format of the frames that come out; AV_PIX_FMT_NONE: whatever format in memory.
   virtual AVPixelFormat surface_format() const = 0;
+  // The stream in whose order surfaces are written; null: they are there when they come out.
+  virtual StreamHandle surface_stream() const { return nullptr; }
   // Gives the context its device, before it is opened.
   virtual void attach(AVCodecContext& context) const = 0;
   // What it can decode.

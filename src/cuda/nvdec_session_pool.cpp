@@ -1,8 +1,27 @@
 #include "cuda/nvdec_session_pool.h"
 
+#include <exception>
 #include <utility>
 
+#include "base/log.h"
+
 namespace keiko::cuda {
+
+LentSurfaces::~LentSurfaces() {
+  try {
+    for (const Lent& lent : lent_) lent.read->wait();
+  } catch (const std::exception& e) {
+    spdlog::warn("letting go of the surfaces of an NVDEC session: {}", e.what());
+  }
+}
+
+void LentSurfaces::keep(media::FramePointer surface, std::unique_ptr<WorkMark> read, size_t most) {
+  lent_.push_back({std::move(surface), std::move(read)});
+  while (lent_.size() > most) {
+    lent_.front().read->wait();
+    lent_.pop_front();
+  }
+}
 
 NvdecSessionPool::Lease::Lease(Lease&& other) noexcept
     : pool_(std::exchange(other.pool_, nullptr)),

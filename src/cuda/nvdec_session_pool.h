@@ -6,6 +6,7 @@
 
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -13,9 +14,32 @@
 #include <string>
 
 #include "cuda/nvdec_session_key.h"
+#include "cuda/work_queue.h"
 #include "media/frame_decoder.h"
 
 namespace keiko::cuda {
+
+// Surfaces that a decoder lent and that the device may still be reading. A decoder has only so many
+// of them, and takes one back when it is let go, which must not be before the device is done.
+class LentSurfaces {
+ public:
+  LentSurfaces() = default;
+  // Waits for all that read them.
+  ~LentSurfaces();
+  LentSurfaces(const LentSurfaces&) = delete;
+  LentSurfaces& operator=(const LentSurfaces&) = delete;
+
+  // Keeps `surface` until `read` is reached, at the least. Lets the oldest go, and waits for its
+  // readers, where there would be more than `most`. Throws Error(kIo) when the device failed.
+  void keep(media::FramePointer surface, std::unique_ptr<WorkMark> read, size_t most);
+
+ private:
+  struct Lent {
+    media::FramePointer surface;
+    std::unique_ptr<WorkMark> read;
+  };
+  std::deque<Lent> lent_;  // oldest first
+};
 
 // An open decoder on the GPU. Used by one thread at a time.
 class NvdecSession {
@@ -28,6 +52,11 @@ class NvdecSession {
   virtual int64_t hardware_opens() const = 0;
   // Why the hardware did not take the stream, so that nothing came out; empty: it did.
   virtual std::string refusal() const = 0;
+  // Of all clips that it decoded: they stay with the session from clip to clip.
+  LentSurfaces& lent() { return lent_; }
+
+ private:
+  LentSurfaces lent_;
 };
 
 // Opens sessions; called from many threads at once. May throw Error(kData): the stream is not

@@ -16,18 +16,20 @@ Stream::~Stream() {
 }
 
 void Stream::wait(const Event& event) const {
+  const DeviceScope scope(device_);  // the default stream is the one of the thread's device
   check(cudaStreamWaitEvent(handle_, event.handle(), 0), "cudaStreamWaitEvent");
 }
 
 void Stream::synchronize() const {
-  const DeviceScope scope(device_);  // the default stream is the one of the thread's device
+  const DeviceScope scope(device_);  // as above
   check(cudaStreamSynchronize(handle_), "cudaStreamSynchronize");
 }
 
 Event::Event(int device, bool has_time) : device_(device) {
   const DeviceScope scope(device);
-  check(cudaEventCreateWithFlags(&handle_, has_time ? cudaEventDefault : cudaEventDisableTiming),
-        "cudaEventCreateWithFlags");
+  // Who waits on the host sleeps: decode threads outnumber cores.
+  const unsigned flags = cudaEventBlockingSync | (has_time ? 0u : cudaEventDisableTiming);
+  check(cudaEventCreateWithFlags(&handle_, flags), "cudaEventCreateWithFlags");
 }
 
 Event::~Event() { cudaEventDestroy(handle_); }
