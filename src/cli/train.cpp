@@ -14,6 +14,7 @@
 #include "base/machine.h"
 #include "cli/command.h"
 #include "cli/recipe_arguments.h"
+#include "cuda/gpu_decoding.h"
 #include "dist/sharding.h"
 #include "gpu/device_patches.h"
 #include "objective/classification.h"
@@ -189,6 +190,8 @@ int show_plan(const LoadedRecipe& loaded) {
                ? ", then constant"
                : fmt::format(", {} to {:.4g}", r.optimizer.schedule_shape, schedule.min_lr)));
   say("device", on_gpu ? "a GPU for each rank" : "CPU");
+  say("videos", train::resolve_decode(r, on_gpu) == "nvdec" ? "decoded on the GPU (NVDEC)"
+                                                            : "decoded on the CPU");
   say("precision", train::resolve_precision(r, on_gpu ? at::kCUDA : at::kCPU));
   say("threads", fmt::format("{} compute, {} decode", threads.compute, threads.decode));
   say("memory", memory_text(r, *objective));
@@ -210,23 +213,41 @@ int show_plan(const LoadedRecipe& loaded) {
   std::_Exit(code);
 }
 
+// What a rank computes on, and what decodes its videos there; null: on the CPU.
+struct RankGpu {
+  std::unique_ptr<gpu::Accelerator> accelerator;
+  std::unique_ptr<cuda::GpuDecoding> decoding;
+};
+
 // The GPU of this rank: that of its local number, or the only one that a launcher lets it see. All
 // ranks hear when one has none.
-std::unique_ptr<gpu::Accelerator> take_gpu(const dist::LaunchEnvironment& launch,
-                                           dist::Communicator& communicator) {
-  std::unique_ptr<gpu::Accelerator> accelerator;
+RankGpu take_gpu(const train::Recipe& recipe, const train::TrainContext& context,
+                 dist::Communicator& communicator) {
+  RankGpu gpu;
   std::string problem;
   try {
-    accelerator = gpu::load_accelerator(cuda::device_count() == 1 ? 0 : int(launch.local_rank));
-    model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*accelerator));
+    const int index = cuda::device_count() == 1 ? 0 : int(context.launch.local_rank);
+    gpu.accelerator = gpu::load_accelerator(index);
+    model::set_device_kernels(at::kCUDA, gpu::make_device_patches(*gpu.accelerator));
+    if (train::resolve_decode(recipe, true) == "nvdec")
+      gpu.decoding = std::make_unique<cuda::GpuDecoding>(context.env, index);
   } catch (const std::exception& e) {
     problem = e.what();
   }
   const std::vector<std::string> problems = communicator.gather_texts(problem);
   for (size_t rank = 0; rank < problems.size(); ++rank)
     if (!problems[rank].empty())
-      fail(ErrorKind::kUsage, "rank {} has no GPU to compute on: {}", rank, problems[rank]);
-  return accelerator;
+      fail(ErrorKind::kUsage, "rank {} cannot use its GPU: {}", rank, problems[rank]);
+  return gpu;
+}
+
+// Has the run's videos decoded into slots on the GPU, read in the order of torch's stream.
+void decode_on_gpu(train::TrainContext& context, RankGpu& gpu) {
+  context.decoded_on = "nvdec";
+  context.make_decoder = [&decoding = *gpu.decoding] { return decoding.make_decoder(); };
+  context.make_buffer = [&gpu] {
+    return gpu.decoding->make_slot([&gpu] { return gpu.accelerator->stream(); });
+  };
 }
 
 // Meets the other ranks, trains, and sees to it that all of them hear when one ends.
@@ -235,12 +256,16 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
   train::heed_marks(context.env, context.run_folder, launch);
   // Before torch is asked for anything: it remembers what devices it found.
   const bool on_gpu = train::resolve_device(recipe) == "cuda";
+  if (!on_gpu) train::resolve_decode(recipe, false);  // refuses what needs a GPU
   const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
-  const auto accelerator = on_gpu ? take_gpu(launch, *communicator) : nullptr;
+  RankGpu gpu;
+  if (on_gpu) gpu = take_gpu(recipe, context, *communicator);
   std::unique_ptr<dist::Communicator> between_gpus;
-  if (accelerator)
-    between_gpus = accelerator->make_communicator(*communicator, double(recipe.train.timeout_s));
-  context.accelerator = accelerator.get();
+  if (gpu.accelerator)
+    between_gpus =
+        gpu.accelerator->make_communicator(*communicator, double(recipe.train.timeout_s));
+  context.accelerator = gpu.accelerator.get();
+  if (gpu.decoding) decode_on_gpu(context, gpu);
   context.communicator = between_gpus ? between_gpus.get() : communicator.get();
   dist::ControlOptions options;
   options.silence_s = recipe.train.heartbeat_s;

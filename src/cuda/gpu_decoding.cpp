@@ -52,7 +52,8 @@ std::unique_ptr<media::ClipDecoder> GpuDecoding::make_blind_decoder() {
 std::unique_ptr<media::BatchBuffer> GpuDecoding::make_slot(
     std::function<StreamHandle()> reader) const {
   return std::make_unique<DeviceSlot>(
-      gpu_, std::make_unique<GrowingDeviceBuffer>(gpu_, "the frames of a batch"),
+      gpu_,
+      std::make_unique<GrowingDeviceBuffer>(gpu_, "a batch's frames, loader.prefetch + 1 times"),
       std::make_shared<StreamQueue>(gpu_, std::move(reader)));
 }
 

@@ -148,6 +148,15 @@ void AugmentOptions::bind(config::Binder& b) {
       .range(1, 1024);
 }
 
+std::string pixel_augmentation(const AugmentOptions& options) {
+  const ColorJitterOptions& jitter = options.color_jitter;
+  if (jitter.brightness != 0 || jitter.contrast != 0 || jitter.saturation != 0 || jitter.hue != 0)
+    return "augment.color_jitter";
+  if (options.rand_augment.num_ops > 0) return "augment.rand_augment";
+  if (options.random_erasing.probability > 0) return "augment.random_erasing";
+  return "";
+}
+
 const char* name_of(PictureOp op) {
   static constexpr const char* kNames[] = {
       "AutoContrast", "Equalize",      "Invert",        "Rotate",     "Posterize", "Solarize",

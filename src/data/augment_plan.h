@@ -61,6 +61,10 @@ struct AugmentOptions {
   void bind(config::Binder& b);
 };
 
+// The recipe's name of the first augmentation that changes finished pixels, which only the host
+// does ("augment.color_jitter"); empty: there is none. Crop and flip are none.
+std::string pixel_augmentation(const AugmentOptions& options);
+
 // What can be done to a picture. The first fifteen are RandAugment's, in timm's order.
 enum class PictureOp : uint8_t {
   kAutoContrast,

@@ -23,6 +23,10 @@ void LoaderOptions::bind(config::Binder& b) {
   b.key("max_bad_samples", max_bad_samples, "replaced samples after which the run stops")
       .at_least(0)
       .free();
+  b.choice("decode", decode, {"auto", "cpu", "nvdec"},
+           "where videos are decoded when a GPU computes; nvdec: on that GPU, auto: there where it "
+           "can")
+      .free();
 }
 
 Loader::Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t)> slice_of,
@@ -78,6 +82,7 @@ void Loader::prepare(Slot& slot, int64_t step) {
   slot.batch.first = slice.first;
   const auto bytes = size_t(n * 3 * clip.num_frames * clip.size * clip.size);
   slot.batch.video = {slot.buffer->reserve(bytes), bytes};
+  slot.batch.memory = slot.buffer.get();
   slot.batch.bad.clear();
   slot.batch.gave_up = false;
   slot.batch.cost = {};
@@ -91,20 +96,23 @@ Batch& Loader::next() {
   const int64_t wanted = next_step_++;
   for (Slot& slot : slots_)
     if (slot.step < wanted) {
+      slot.buffer->take_back();
       prepare(slot, prepared_step_++);
       work_ready_.notify_all();
     }
   for (Slot& slot : slots_) {
     if (slot.step != wanted) continue;
+    slot.buffer->expect();
     batch_ready_.wait(lock, [&] { return slot.missing == 0 || slot.error; });
     if (slot.error) std::rethrow_exception(slot.error);
+    slot.buffer->hand_out();
     return slot.batch;
   }
   fail(ErrorKind::kInternal, "the loader has no slot for step {}", wanted);
 }
 
 void Loader::work() {
-  const std::unique_ptr<media::ClipDecoder> decoder = make_decoder_();
+  std::unique_ptr<media::ClipDecoder> decoder;
   AugmentScratch scratch;
   std::unique_lock lock(mutex_);
   while (true) {
@@ -124,6 +132,7 @@ void Loader::work() {
     lock.unlock();
     std::exception_ptr error;
     try {
+      if (!decoder) decoder = make_decoder_();  // here, where its failure is the batch's
       load(*chosen, first, last, *decoder, scratch);
     } catch (...) {
       error = std::current_exception();
@@ -182,6 +191,7 @@ void Loader::load(Slot& slot, int64_t first, int64_t last, media::ClipDecoder& d
   const auto pixels_of = [&](size_t clip) {
     return slot.batch.video.data() + (first + int64_t(clip)) * 3 * channel;
   };
+  const bool is_on_device = slot.buffer->device() >= 0;
   std::vector<media::ClipView> more_views;
   for (uint32_t attempt = 0;; ++attempt) {
     std::shared_ptr<const Video> video;
@@ -205,6 +215,11 @@ void Loader::load(Slot& slot, int64_t first, int64_t last, media::ClipDecoder& d
     request.allow_concealed = !training_ || options.damaged == "keep";
     request.out = pixels_of(0);
     request.channel_stride = channel;
+    request.slot = is_on_device ? slot.buffer.get() : nullptr;
+    for (const ClipPlan& clip : clips)
+      if (is_on_device && !clip.augment.is_empty())
+        fail(ErrorKind::kInternal, "position {}: pixels in a GPU's memory were to be augmented",
+             clip.position);
     more_views.clear();
     for (size_t i = 1; i < clips.size(); ++i)
       more_views.push_back({clips[i].crop, clips[i].flip, pixels_of(i)});

@@ -2,7 +2,8 @@
 //
 // Decode threads take groups of clips that show the same frames (mostly groups of one), whichever
 // batch they belong to, decode them once, write pixels straight into that batch's slot, and augment
-// them there. What comes out depends on the step alone: never on threads or timing.
+// them there. What comes out depends on the step alone: never on threads or timing. Slots lie in
+// host memory, or in a GPU's (media/batch_buffer.h), where decoders of that GPU write them.
 
 #pragma once
 #include <atomic>
@@ -29,16 +30,23 @@ struct LoaderOptions {
   int64_t prefetch = 2;           // batches decoded ahead
   int64_t shuffle_block = 1;      // neighbouring items that stay together; 1: uniform
   int64_t max_bad_samples = 100;  // over the run, all ranks together
+  // Where videos are decoded when a GPU computes: on it ("nvdec"), on the "cpu", or on it where
+  // that goes ("auto").
+  std::string decode = "auto";
 
   void bind(config::Binder& b);
 };
 
-// One batch as plain memory: uint8 [clips, 3, num_frames, size, size].
+// One batch as memory: uint8 [clips, 3, num_frames, size, size].
 struct Batch {
   int64_t step = 0;
   int64_t first = 0;  // of the slice that it holds
   std::vector<ClipPlan> clips;
-  std::span<uint8_t> video;  // of the slot's buffer, as long as the batch is valid
+  // Of the slot's buffer, as long as the batch is valid. The host may look at it unless
+  // memory->device() says that it lies on a GPU: there it is for work in the order of the buffer's
+  // reader alone.
+  std::span<uint8_t> video;
+  media::BatchBuffer* memory = nullptr;  // the slot's
   // Samples that were bad and have been replaced, with the reason of each: one for a group.
   struct Bad {
     int64_t position;  // the first of the group in this batch
@@ -68,7 +76,7 @@ class Loader {
   // Starts decoding step `first_step` at once. `slice_of(step)` must be pure; an empty slice ends
   // the stream. `training` chooses between training and evaluation plans. `dataset` and `env` must
   // outlive the loader. `make_buffer` makes the memory of each of the prefetch + 1 slots; empty:
-  // heap.
+  // heap. Decoders must be able to write it; augmentation, which the host does, needs host memory.
   Loader(Env* env, const Dataset& dataset, std::function<Slice(int64_t step)> slice_of,
          int64_t first_step, bool training, int threads, int prefetch, MakeDecoder make_decoder,
          const media::MakeBuffer& make_buffer = nullptr);
@@ -77,8 +85,10 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  // The next step's batch; waits for it. It stays valid until the next call. Throws what decoding
-  // threw: Error(kIo) naming a file that cannot be read or that changed since it was indexed.
+  // The next step's batch; waits for it, and on a GPU only until all work that makes it was given.
+  // It stays valid until the next call, and for what its reader was given until then. Always from
+  // one thread. Throws what decoding threw: Error(kIo) naming a file that cannot be read or that
+  // changed since it was indexed.
   Batch& next();
 
  private:

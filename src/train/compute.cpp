@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/machine.h"
+#include "cuda/gpu_decoding.h"
 #include "gpu/accelerator.h"
 
 namespace keiko::train {
@@ -41,6 +42,40 @@ std::string resolve_device(const Recipe& recipe) {
         "`keiko doctor`",
         why);
   return "cpu";
+}
+
+std::string choose_decode(const Recipe& recipe, bool on_gpu,
+                          const std::function<std::string()>& why_no_nvdec) {
+  if (recipe.loader.decode == "cpu") return "cpu";
+  const bool must = recipe.loader.decode == "nvdec";
+  if (!on_gpu) {
+    const std::string why = cuda::why_no_device();
+    if (must)
+      fail(ErrorKind::kUsage,
+           "loader.decode = nvdec decodes on the GPU that computes, but this run computes on the "
+           "CPU ({}); set train.device to cuda where there is a GPU, or loader.decode to auto or "
+           "cpu",
+           why.empty() ? fmt::format("train.device = {}", recipe.train.device) : why);
+    return "cpu";
+  }
+  if (const std::string key = data::pixel_augmentation(recipe.augment); !key.empty()) {
+    if (must)
+      fail(ErrorKind::kUsage,
+           "loader.decode = nvdec, but {} changes pixels in host memory; leave it out, or set "
+           "loader.decode to auto or cpu",
+           key);
+    return "cpu";
+  }
+  const std::string why = why_no_nvdec();
+  if (why.empty()) return "nvdec";
+  if (must)
+    fail(ErrorKind::kUsage,
+         "loader.decode = nvdec: {}; set it to auto or cpu, or see `keiko doctor`", why);
+  return "cpu";
+}
+
+std::string resolve_decode(const Recipe& recipe, bool on_gpu) {
+  return choose_decode(recipe, on_gpu, cuda::GpuDecoding::why_not);
 }
 
 void set_up_compute(const Recipe& recipe, const ThreadShare& threads, bool is_shared_out,
@@ -83,10 +118,12 @@ std::string resolve_precision(const Recipe& recipe, at::DeviceType device) {
 }
 
 nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
-                                            int64_t world_size, const std::string& gpu) {
+                                            int64_t world_size, const std::string& gpu,
+                                            const std::string& decoded_on) {
   return {{"threads", threads.compute},
           {"processor", processor_name()},
           {"gpu", gpu},
+          {"loader.decode", decoded_on},
           {"precision", resolve_precision(recipe, gpu.empty() ? at::kCPU : at::kCUDA)},
           {"keiko", KEIKO_VERSION},
           {"world_size", world_size},

@@ -3,6 +3,7 @@
 #pragma once
 #include <c10/core/DeviceType.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -22,6 +23,16 @@ ThreadShare share_threads(const Recipe& recipe, const dist::LaunchEnvironment& l
 // "cpu", or "cuda" where the recipe asks for a GPU or leaves it open and there is one. Throws
 // Error(kUsage) when it asks for one and there is none, saying why.
 std::string resolve_device(const Recipe& recipe);
+
+// Where videos are decoded: "nvdec", on the GPU that computes, or "cpu". `on_gpu`: a GPU computes.
+// loader.decode = auto takes the GPU where one computes, NVDEC works and the recipe changes no
+// finished pixels, which only the host does. Throws Error(kUsage) when nvdec is asked for and one
+// of these does not hold, saying which.
+std::string resolve_decode(const Recipe& recipe, bool on_gpu);
+// The same with `why_no_nvdec` for an answer of this machine (empty: NVDEC works), asked only where
+// it matters.
+std::string choose_decode(const Recipe& recipe, bool on_gpu,
+                          const std::function<std::string()>& why_no_nvdec);
 
 // Sets torch's compute threads (never the environment's) and deterministic kernels. Call before any
 // tensor work; process-wide.
@@ -46,9 +57,10 @@ class AutocastGuard {
 std::string resolve_precision(const Recipe& recipe, at::DeviceType device = at::kCPU);
 
 // What bit-exact resume depends on besides the recipe's defining keys; part of state.json.
-// `gpu`: its name; empty: none.
+// `gpu`: its name; empty: none. `decoded_on`: as resolve_decode() says.
 nlohmann::ordered_json computing_conditions(const Recipe& recipe, const ThreadShare& threads,
-                                            int64_t world_size, const std::string& gpu = "");
+                                            int64_t world_size, const std::string& gpu = "",
+                                            const std::string& decoded_on = "cpu");
 // Logs what differs between a checkpoint's state and the conditions `now`.
 void warn_of_other_conditions(const nlohmann::json& state, const nlohmann::ordered_json& now);
 

@@ -13,8 +13,15 @@ objective::MicroBatch view_batch(data::Batch& batch, const data::ClipOptions& cl
                                  int64_t last) {
   objective::MicroBatch micro;
   const int64_t n = last - first, values = 3 * clip.num_frames * clip.size * clip.size;
-  micro.video = at::from_blob(batch.video.data() + first * values,
-                              {n, 3, clip.num_frames, clip.size, clip.size}, at::kByte);
+  const int gpu = batch.memory == nullptr ? -1 : batch.memory->device();
+  const at::Device device =
+      gpu < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, c10::DeviceIndex(gpu));
+  // Told where the memory is, torch does not ask the device.
+  micro.video = at::for_blob(batch.video.data() + first * values,
+                             {n, 3, clip.num_frames, clip.size, clip.size})
+                    .options(at::TensorOptions(at::kByte).device(device))
+                    .target_device(device)
+                    .make_tensor();
   micro.label = at::empty({n}, at::kLong);
   for (int64_t i = 0; i < n; ++i) {
     const data::ClipPlan& plan = batch.clips[size_t(first + i)];
@@ -50,7 +57,8 @@ at::Tensor gather_rows(Env* env, const data::Dataset& dataset, const EvalOptions
                        int decode_threads, dist::Communicator& communicator,
                        const data::MakeDecoder& make_decoder,
                        const std::function<void(int64_t, int64_t)>& progress,
-                       const std::function<at::Tensor(const objective::MicroBatch&)>& rows_of) {
+                       const std::function<at::Tensor(const objective::MicroBatch&)>& rows_of,
+                       const media::MakeBuffer& make_buffer) {
   const c10::NoGradGuard no_grad;
   const int64_t items = options.max_items > 0 ? std::min(options.max_items, dataset.sample_count())
                                               : dataset.sample_count();
@@ -62,7 +70,8 @@ at::Tensor gather_rows(Env* env, const data::Dataset& dataset, const EvalOptions
     const int64_t from = std::min(last, first + step * items_at_once);
     return data::Slice{from * views, std::min(last, from + items_at_once) * views};
   };
-  data::Loader loader(env, dataset, slice_of, 0, false, decode_threads, 2, make_decoder);
+  data::Loader loader(env, dataset, slice_of, 0, false, decode_threads, 2, make_decoder,
+                      make_buffer);
   // Ranks hold up to one item more than others: padded to the longest, cut again after the gather.
   const int64_t longest = (items + world - 1) / world;
   at::Tensor mine;
@@ -100,30 +109,34 @@ at::Tensor gather_rows(Env* env, const data::Dataset& dataset, const EvalOptions
 at::Tensor evaluate_rows(Env* env, objective::Objective& objective, const data::Dataset& dataset,
                          const EvalOptions& options, int decode_threads,
                          dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
-                         const std::function<void(int64_t, int64_t)>& progress) {
-  return gather_rows(env, dataset, options, decode_threads, communicator, make_decoder, progress,
-                     [&](const objective::MicroBatch& micro) {
-                       if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
-                         fail(ErrorKind::kData,
-                              "{}: an item has no label, which evaluating this objective needs",
-                              dataset.describe());
-                       return objective.evaluate(to_device(micro, objective.parameters().device()));
-                     });
+                         const std::function<void(int64_t, int64_t)>& progress,
+                         const media::MakeBuffer& make_buffer) {
+  return gather_rows(
+      env, dataset, options, decode_threads, communicator, make_decoder, progress,
+      [&](const objective::MicroBatch& micro) {
+        if (objective.needs_label() && micro.label.lt(0).any().item<bool>())
+          fail(ErrorKind::kData, "{}: an item has no label, which evaluating this objective needs",
+               dataset.describe());
+        return objective.evaluate(to_device(micro, objective.parameters().device()));
+      },
+      make_buffer);
 }
 
 nlohmann::ordered_json evaluate(Env* env, objective::Objective& objective,
                                 const data::Dataset& dataset, const EvalOptions& options,
                                 int decode_threads, dist::Communicator& communicator,
                                 const data::MakeDecoder& make_decoder,
-                                const std::function<void(int64_t, int64_t)>& progress) {
+                                const std::function<void(int64_t, int64_t)>& progress,
+                                const media::MakeBuffer& make_buffer) {
   return objective.summarize(evaluate_rows(env, objective, dataset, options, decode_threads,
-                                           communicator, make_decoder, progress));
+                                           communicator, make_decoder, progress, make_buffer));
 }
 
 Features collect_features(Env* env, objective::Objective& objective, const data::Dataset& dataset,
                           const EvalOptions& options, int decode_threads,
                           dist::Communicator& communicator, const data::MakeDecoder& make_decoder,
-                          const std::function<void(int64_t, int64_t)>& progress) {
+                          const std::function<void(int64_t, int64_t)>& progress,
+                          const media::MakeBuffer& make_buffer) {
   const at::Tensor rows = gather_rows(
       env, dataset, options, decode_threads, communicator, make_decoder, progress,
       [&](const objective::MicroBatch& micro) {
@@ -133,7 +146,8 @@ Features collect_features(Env* env, objective::Objective& objective, const data:
           fail(ErrorKind::kUsage, "this objective has no encoder of whole clips");
         const at::Tensor label = micro.label.view({-1, micro.views}).select(1, 0).unsqueeze(1);
         return at::cat({label.to(at::kDouble), features.to(at::kDouble)}, 1);
-      });
+      },
+      make_buffer);
   return {rows.narrow(1, 1, rows.size(1) - 1).contiguous(), rows.select(1, 0).to(at::kLong)};
 }
 

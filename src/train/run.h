@@ -56,6 +56,7 @@ class Run {
   void commit();
   void say_committed();
   void evaluate_now();
+  media::MakeBuffer make_buffer() const;  // of the training loader's slots
 
   // Empty: none.
   std::string gpu_name() const { return context_.accelerator ? context_.accelerator->name() : ""; }

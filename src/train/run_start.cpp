@@ -164,8 +164,8 @@ void Run::resume() {
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
   warn_of_other_conditions(
-      loaded.state,
-      computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name()));
+      loaded.state, computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name(),
+                                         context_.decoded_on));
 }
 
 // Every rank decodes the same clips.
@@ -179,7 +179,7 @@ void Run::calibrate() {
         return data::Slice{std::min(clips, step * kClipsAtOnce),
                            std::min(clips, (step + 1) * kClipsAtOnce)};
       },
-      0, true, threads_.decode, 2, context_.make_decoder);
+      0, true, threads_.decode, 2, context_.make_decoder, context_.make_buffer);
   for (int64_t done = 0; done < clips;) {
     data::Batch& batch = loader.next();
     if (batch.gave_up)

@@ -33,6 +33,8 @@ StepFigures Run::step(data::Loader& loader) {
   watches_norms_ = is_due(recipe_.debug.norms_every);
   norms_.clear();
   const StepSums mine = run_micro_batches(batch);
+  // A batch on the GPU is handed out before it is there. The step's work is done by now.
+  if (batch.memory->device() >= 0) figures.data_wait_s = batch.memory->waited_s();
   // Reductions are under way; the step's figures queue behind them.
   phases_.set(Phase::kReduce);
   const double before_waiting = monotonic_s();

@@ -31,8 +31,8 @@ void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
     content.state["data_hash"] = hex64(dataset_.hash());
     content.state["bad_samples"] = bad_samples_;
     content.state["guard"] = guard_.state();
-    const ordered_json conditions =
-        computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name());
+    const ordered_json conditions = computing_conditions(
+        recipe_, threads_, communicator_.world_size(), gpu_name(), context_.decoded_on);
     for (const auto& [key, value] : conditions.items()) content.state[key] = value;
     content.state["time"] = utc_now();
   }
@@ -75,11 +75,18 @@ void Run::evaluate_now() {
   {
     const AutocastGuard autocast(use_autocast_, device_.type());
     summary = evaluate(env_, *objective_, *eval_dataset_, recipe_.eval, threads_.decode,
-                       communicator_, context_.make_decoder, {});
+                       communicator_, context_.make_decoder, {}, context_.make_buffer);
   }
   if (blocks_) blocks_->drop_all();
   result_.evaluation = summary;
   if (is_first()) log_->write_evaluation(step_, summary, monotonic_s() - start);
+}
+
+media::MakeBuffer Run::make_buffer() const {
+  if (context_.make_buffer || !context_.accelerator) return context_.make_buffer;
+  return [gpu = int(device_.index())] {
+    return std::make_unique<cuda::PinnedBuffer>(gpu, "the frames of a batch");
+  };
 }
 
 TrainResult Run::go() {
@@ -93,7 +100,9 @@ TrainResult Run::go() {
         context_.run_folder, report::count_text(p.count()), report::count_text(steps_),
         recipe_.batch_size, world, world == 1 ? "" : "s", threads_.compute, threads_.decode,
         threads_.decode == 1 ? "" : "s", resolve_precision(recipe_, device_.type()));
-    if (context_.accelerator) spdlog::info("computing on {}, one a rank", gpu_name());
+    if (context_.accelerator)
+      spdlog::info("computing on {}, one a rank; videos are decoded on {}", gpu_name(),
+                   context_.decoded_on == "nvdec" ? "it" : "the CPU");
   }
   if (steps_ == 0 && restored_state_.is_null()) save(true, std::nullopt);
   if (step_ >= steps_) {
@@ -111,10 +120,7 @@ TrainResult Run::go() {
                    : data::Slice{};
       },
       step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder,
-      context_.accelerator ? [gpu = int(device_.index())] {
-        return std::unique_ptr<media::BatchBuffer>(
-            std::make_unique<cuda::PinnedBuffer>(gpu, "the frames of a batch"));
-      } : media::MakeBuffer());
+      make_buffer());
   log_->start_clock(step_, steps_);
   bool saved_now = false, evaluated_now = false;
   while (step_ < steps_ && !result_.is_preempted) {

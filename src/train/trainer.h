@@ -28,6 +28,9 @@ struct TrainContext {
   // for files and for ranks that never answer. May end the process. Empty: nothing.
   std::function<void(ErrorKind kind, const std::string& message)> on_error;
   data::MakeDecoder make_decoder;
+  // Of slots that the decoders write. Empty: host memory, pinned where an accelerator computes.
+  media::MakeBuffer make_buffer;
+  std::string decoded_on = "cpu";  // or "nvdec"; to be remembered
   std::string run_folder;
   std::string command_line;
   std::vector<std::string> allowed_changes;  // recipe keys that may differ on resume
