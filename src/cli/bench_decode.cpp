@@ -15,6 +15,7 @@
 #include "base/json_text.h"
 #include "base/machine.h"
 #include "cli/bench.h"
+#include "cli/bench_decoder.h"
 #include "media/clip_decoder.h"
 #include "report/progress.h"
 
@@ -26,7 +27,7 @@ using nlohmann::ordered_json;
 constexpr double kFailed = -1;  // in the place of a clip's seconds
 
 struct DecodeBench {
-  std::string plan, list = "media", media, json;
+  std::string plan, list = "media", media, decoder = "cpu", json;
   int threads = 1, repeat = 5, views = 1;
   media::LoopFilter loop_filter = media::LoopFilter::kExact;
   bool passes_on_stdin = false;
@@ -133,11 +134,13 @@ class DecodeRun {
  public:
   DecodeRun(Plan plan, const DecodeBench& o)
       : plan_(std::move(plan)), views_(o.views), loop_filter_(o.loop_filter) {
+    if (o.decoder == "nvdec") gpu_ = std::make_unique<cuda::GpuDecoding>(default_env(), 0);
     for (int t = 0; t < o.threads; ++t)
-      decoders_.push_back(std::make_unique<media::CpuClipDecoder>(default_env()));
+      decoders_.push_back(gpu_ ? make_gpu_bench_decoder(*gpu_) : make_cpu_bench_decoder());
   }
 
   const Plan& plan() const { return plan_; }
+  const cuda::GpuDecoding* gpu() const { return gpu_.get(); }  // null: the CPU decodes
 
   // Decodes every clip once. A clip whose content is bad is marked as failed, and left out of later
   // passes; any other error is thrown.
@@ -150,11 +153,10 @@ class DecodeRun {
     std::atomic<size_t> next{0};
     std::mutex mutex;
     std::exception_ptr error;
-    auto work = [&](media::CpuClipDecoder& decoder) {
+    auto work = [&](BenchDecoder& decoder) {
       try {
-        std::vector<uint8_t> out;
         for (size_t i = next++; i < sequence.size(); i = next++)
-          pass.clip_s[sequence[i]] = decode(decoder, plan_.clips[sequence[i]], kind, out);
+          pass.clip_s[sequence[i]] = decode(decoder, plan_.clips[sequence[i]], kind);
       } catch (...) {
         std::lock_guard lock(mutex);
         error = std::current_exception();
@@ -173,46 +175,47 @@ class DecodeRun {
     return pass;
   }
 
-  // Forgets the times, after a warm-up.
+  // Forgets the times, after a warm-up. Pixels on a GPU are not looked at any more from then on:
+  // copying them to the host would cost more than making them.
   void forget_times() {
+    looks_at_pixels_ = gpu_ == nullptr;
     for (PlannedClip& clip : plan_.clips) clip.best_s = clip.best_bound_s = 1e30;
   }
 
  private:
-  // Seconds for one clip, which no other thread touches meanwhile. `out` is room for its pixels.
-  double decode(media::CpuClipDecoder& decoder, PlannedClip& clip, PassKind kind,
-                std::vector<uint8_t>& out) {
+  // Seconds for one clip, which no other thread touches meanwhile.
+  double decode(BenchDecoder& decoder, PlannedClip& clip, PassKind kind) {
     if (!clip.error.empty()) return kFailed;
     const PlannedVideo& video = plan_.videos[clip.video];
     const int64_t channel = int64_t(clip.frames.size()) * clip.size * clip.size;
-    out.resize(size_t(3 * channel) * size_t(views_));
+    const size_t bytes = size_t(3 * channel) * size_t(views_);
+    uint8_t* out = decoder.room(bytes);
     std::vector<media::ClipView> more;  // each a little further in
     for (int v = 1; v < views_; ++v) {
       const double inset = 0.2 * v / views_ * clip.crop.width;
       more.push_back({{clip.crop.x + inset, clip.crop.y + inset, clip.crop.width - 2 * inset,
                        clip.crop.height - 2 * inset},
                       v % 2 == 1,
-                      out.data() + 3 * channel * v});
+                      out + 3 * channel * v});
     }
+    media::ClipRequest request;
+    request.table = &video.table;
+    request.path = &video.path;
+    request.frames = clip.frames;
+    request.crop = clip.crop;
+    request.size = clip.size;
+    request.out = out;
+    request.channel_stride = channel;
+    request.more_views = more;
+    request.loop_filter = loop_filter_;
     const double start = monotonic_s();
     try {
       if (kind == PassKind::kBound) {
-        decoder.decode_frames(
-            video.table, video.path, clip.frames, [](int64_t, const AVFrame&) {}, loop_filter_);
+        decoder.decode_frames(request);
         const double seconds = monotonic_s() - start;
         clip.best_bound_s = std::min(clip.best_bound_s, seconds);
         return seconds;
       }
-      media::ClipRequest request;
-      request.table = &video.table;
-      request.path = &video.path;
-      request.frames = clip.frames;
-      request.crop = clip.crop;
-      request.size = clip.size;
-      request.out = out.data();
-      request.channel_stride = channel;
-      request.more_views = more;
-      request.loop_filter = loop_filter_;
       clip.cost = decoder.decode(request);
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::kData) throw;
@@ -221,7 +224,8 @@ class DecodeRun {
     }
     const double seconds = monotonic_s() - start;
     clip.best_s = std::min(clip.best_s, seconds);
-    const uint64_t checksum = xxh3(std::span<const uint8_t>(out));
+    if (!looks_at_pixels_) return seconds;
+    const uint64_t checksum = decoder.checksum(bytes);
     if (clip.checksum != 0 && clip.checksum != checksum)
       fail(ErrorKind::kInternal, "{}: two passes gave different pixels", video.file);
     clip.checksum = checksum;
@@ -229,9 +233,11 @@ class DecodeRun {
   }
 
   Plan plan_;
-  std::vector<std::unique_ptr<media::CpuClipDecoder>> decoders_;
+  std::unique_ptr<cuda::GpuDecoding> gpu_;
+  std::vector<std::unique_ptr<BenchDecoder>> decoders_;
   int views_;
   media::LoopFilter loop_filter_;
+  bool looks_at_pixels_ = true;
   std::mt19937 order_{7};
 };
 
@@ -243,7 +249,7 @@ ordered_json spread(std::vector<double> values) {
 
 // Sums over clips that did not fail.
 struct Sums {
-  int64_t clips = 0, failed = 0;
+  int64_t clips = 0, failed = 0, frames = 0;
   double best_s = 0, best_bound_s = 0;
   media::ClipCost cost;
 
@@ -253,6 +259,7 @@ struct Sums {
       return;
     }
     ++clips;
+    frames += int64_t(clip.frames.size());
     best_s += clip.best_s;
     best_bound_s += clip.best_bound_s;
     cost.packets_decoded += clip.cost.packets_decoded;
@@ -271,7 +278,8 @@ ordered_json ratio(double a, double b) {
   return a / b;
 }
 
-ordered_json figures(const DecodeBench& o, const Plan& plan, const std::vector<Pass>& passes) {
+ordered_json figures(const DecodeBench& o, const DecodeRun& run, const std::vector<Pass>& passes) {
+  const Plan& plan = run.plan();
   Sums total;
   std::vector<Sums> by_video(plan.videos.size());
   ordered_json failures = ordered_json::array(), files = ordered_json::array();
@@ -302,35 +310,49 @@ ordered_json figures(const DecodeBench& o, const Plan& plan, const std::vector<P
     (pass.kind == PassKind::kBound ? bound_rates : rates).push_back(n / pass.seconds);
     if (pass.kind == PassKind::kPixels) cpu_s = std::min(cpu_s, pass.cpu_s);
   }
-  return {{"plan", o.plan},
-          {"clips", plan.clips.size()},
-          {"failed", total.failed},
-          {"videos", plan.videos.size()},
-          {"threads", o.threads},
-          {"views", o.views},
-          {"exact", o.loop_filter == media::LoopFilter::kExact},
-          {"repeat", rates.size()},
-          {"processor", processor_name()},
-          {"clips_per_s", spread(rates)},
-          {"clips_per_s_by_pass", rates},
-          {"rate_best_of_each_clip", ratio(n, total.best_s)},
-          {"cpu_ms_per_clip", ratio(1000 * cpu_s, n)},
-          {"bound_clips_per_s", spread(bound_rates)},
-          {"bound_rate_best_of_each_clip", ratio(n, total.best_bound_s)},
-          {"packets_decoded_per_clip", ratio(double(total.cost.packets_decoded), n)},
-          {"packets_dropped_per_clip", ratio(double(total.cost.packets_dropped), n)},
-          {"reads_per_clip", ratio(double(total.cost.reads), n)},
-          {"opens_per_clip", ratio(double(total.cost.opens), n)},
-          {"bytes_per_clip", ratio(double(total.cost.bytes), n)},
-          {"decode_ms_per_clip", ratio(1000 * total.cost.decode_s, n)},
-          {"convert_ms_per_clip", ratio(1000 * total.cost.convert_s, n)},
-          {"index_s", plan.index_s},
-          {"index_cpu_s", plan.index_cpu_s},
-          // An epoch takes one clip of every video.
-          {"index_ms_per_clip_of_one_epoch", 1000 * plan.index_s / double(plan.videos.size())},
-          {"checksum", hex64(xxh3(std::string_view(joined)))},
-          {"files", files},
-          {"failures", failures}};
+  const ordered_json rate = spread(rates), bound = spread(bound_rates);
+  const auto best = [](const ordered_json& of) {
+    return of.is_null() ? 0.0 : of["max"].get<double>();
+  };
+  const double decoded = double(total.cost.packets_decoded);
+  ordered_json j = {
+      {"plan", o.plan},
+      {"decoder", o.decoder},
+      {"clips", plan.clips.size()},
+      {"failed", total.failed},
+      {"videos", plan.videos.size()},
+      {"threads", o.threads},
+      {"views", o.views},
+      {"exact", o.loop_filter == media::LoopFilter::kExact},
+      {"repeat", rates.size()},
+      {"processor", processor_name()},
+      {"clips_per_s", rate},
+      {"clips_per_s_by_pass", rates},
+      {"rate_best_of_each_clip", ratio(n, total.best_s)},
+      {"cpu_ms_per_clip", ratio(1000 * cpu_s, n)},
+      {"bound_clips_per_s", bound},
+      // Of the fastest pass: frames that came out as pixels, and pictures that the decoder took
+      // for them; the bound's are what decoding alone gave.
+      {"frames_per_s", ratio(double(total.frames) * best(rate), n)},
+      {"decoded_frames_per_s", ratio(decoded * best(rate), n)},
+      {"bound_decoded_frames_per_s", ratio(decoded * best(bound), n)},
+      {"bound_rate_best_of_each_clip", ratio(n, total.best_bound_s)},
+      {"packets_decoded_per_clip", ratio(double(total.cost.packets_decoded), n)},
+      {"packets_dropped_per_clip", ratio(double(total.cost.packets_dropped), n)},
+      {"reads_per_clip", ratio(double(total.cost.reads), n)},
+      {"opens_per_clip", ratio(double(total.cost.opens), n)},
+      {"bytes_per_clip", ratio(double(total.cost.bytes), n)},
+      {"decode_ms_per_clip", ratio(1000 * total.cost.decode_s, n)},
+      {"convert_ms_per_clip", ratio(1000 * total.cost.convert_s, n)},
+      {"index_s", plan.index_s},
+      {"index_cpu_s", plan.index_cpu_s},
+      // An epoch takes one clip of every video.
+      {"index_ms_per_clip_of_one_epoch", 1000 * plan.index_s / double(plan.videos.size())},
+      {"checksum", hex64(xxh3(std::string_view(joined)))},
+      {"files", files},
+      {"failures", failures}};
+  if (run.gpu()) j["gpu"] = gpu_figures(*run.gpu());
+  return j;
 }
 
 void print_line(const ordered_json& line) {
@@ -359,13 +381,14 @@ void take_orders(DecodeRun& run, std::vector<Pass>& passes) {
 
 int bench_decode(const DecodeBench& o) {
   DecodeRun run(read_plan(o), o);
-  run.pass(PassKind::kPixels);  // warm-up, not counted
+  run.pass(PassKind::kPixels);                 // warm-up, not counted
+  if (run.gpu()) run.pass(PassKind::kPixels);  // are the pixels the same again?
   run.forget_times();
   std::vector<Pass> passes;
   if (o.passes_on_stdin) {
     take_orders(run, passes);
     // stdout has held the passes; the figures go to a file or nowhere.
-    if (!o.json.empty()) write_figures(figures(o, run.plan(), passes), o.json);
+    if (!o.json.empty()) write_figures(figures(o, run, passes), o.json);
     return 0;
   }
   report::Progress progress("bench decode");
@@ -375,7 +398,7 @@ int bench_decode(const DecodeBench& o) {
     progress.update(i + 1, o.repeat);
   }
   progress.finish("");
-  write_figures(figures(o, run.plan(), passes), o.json);
+  write_figures(figures(o, run, passes), o.json);
   return 0;
 }
 
@@ -392,6 +415,11 @@ void add_bench_decode(CLI::App& bench, Action& action) {
   c->add_option("--media", o->media,
                 "Folder of the files; otherwise the plan's `folder`, beside the plan")
       ->check(CLI::ExistingDirectory);
+  c->add_option("--decoder", o->decoder,
+                "cpu, or nvdec: the first GPU, with pixels in its memory. Use as many threads as "
+                "`keiko doctor` counts engines, or more")
+      ->check(CLI::IsMember({"cpu", "nvdec"}))
+      ->capture_default_str();
   c->add_option("--threads", o->threads, "Clips decoded side by side")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

@@ -4,7 +4,9 @@
 #include "base/env.h"
 #include "base/machine.h"
 #include "cli/bench.h"
+#include "cli/bench_decoder.h"
 #include "cli/recipe_arguments.h"
+#include "cuda/stream.h"
 #include "data/loader.h"
 #include "report/progress.h"
 #include "train/trainer.h"
@@ -24,22 +26,36 @@ int bench_loader(const LoaderBench& o) {
   const train::Recipe& r = loaded.recipe;
   const data::Dataset dataset = open_dataset(r, false);
   const int threads = r.loader.threads > 0 ? int(r.loader.threads) : usable_cores();
+  std::unique_ptr<cuda::GpuDecoding> gpu;
+  std::unique_ptr<cuda::Stream> reader;
+  data::MakeDecoder make_decoder = [] {
+    return std::make_unique<media::CpuClipDecoder>(default_env());
+  };
+  media::MakeBuffer make_buffer;
+  // As `train` would, whose GPU this stands for.
+  const bool on_gpu = r.train.device != "cpu" && cuda::device_count() > 0;
+  if (train::resolve_decode(r, on_gpu) == "nvdec") {
+    gpu = std::make_unique<cuda::GpuDecoding>(default_env(), 0);
+    reader = std::make_unique<cuda::Stream>(gpu->gpu());
+    make_decoder = [&] { return gpu->make_decoder(); };
+    make_buffer = [&] { return gpu->make_slot([&] { return reader->handle(); }); };
+  }
   data::Loader loader(
       default_env(), dataset,
       [&](int64_t step) {
         return step < o.steps ? data::Slice{step * r.batch_size, (step + 1) * r.batch_size}
                               : data::Slice{};
       },
-      0, true, threads, int(r.loader.prefetch),
-      [] { return std::make_unique<media::CpuClipDecoder>(default_env()); });
+      0, true, threads, int(r.loader.prefetch), make_decoder, make_buffer);
   report::Progress progress("bench loader");
   const double start = monotonic_s(), cpu = process_cpu_s();
   media::ClipCost cost;
-  double augment_s = 0;
+  double augment_s = 0, waited_s = 0;
   int64_t bad = 0;
   ordered_json memory = ordered_json::array();
   for (int64_t step = 0; step < o.steps; ++step) {
     const data::Batch& batch = loader.next();
+    waited_s += batch.memory->waited_s();  // on a GPU until the batch is there
     cost.packets_decoded += batch.cost.packets_decoded;
     cost.packets_dropped += batch.cost.packets_dropped;
     cost.reads += batch.cost.reads;
@@ -57,6 +73,7 @@ int bench_loader(const LoaderBench& o) {
   const double seconds = monotonic_s() - start, clips = double(o.steps * r.batch_size);
   ordered_json j = {
       {"clips", o.steps * r.batch_size},
+      {"decoder", gpu ? "nvdec" : "cpu"},
       {"threads", threads},
       {"processor", processor_name()},
       {"clips_per_s", clips / seconds},
@@ -74,6 +91,10 @@ int bench_loader(const LoaderBench& o) {
                      : cost.decode_s > cost.convert_s                    ? "decoding"
                                                                          : "pixel conversion"},
       {"memory", memory}};
+  if (gpu) {
+    j["gpu"] = gpu_figures(*gpu);
+    j["gpu"]["waited_s"] = waited_s;  // by the device's clock, of a reader that does nothing else
+  }
   write_figures(j, o.json);
   return 0;
 }

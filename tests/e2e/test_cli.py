@@ -152,6 +152,24 @@ def test_doctor_reports_gpus_and_what_their_decoders_take(keiko, tmp_path):
     assert "999 (CUDA_ERROR_OF_PAPER)" in gpu["driver"] and "gpu 0" not in gpu
 
 
+def test_decoding_on_a_gpu_is_refused_by_name_where_there_is_none(keiko, few, tmp_path):
+    """Asked for, it ends with what is missing before anything is trained or measured; left open, the CPU decodes."""
+    (tmp_path / "libcuda.so.1").write_text("not a library")
+    env = libraries_first_in(tmp_path)
+    recipe = runs.write_recipe(tmp_path / "r.yaml", runs.PRETRAIN, {"data": str(few / "train.kix")})
+    (tmp_path / "plan.json").write_text('{"media": [{"file": "x.mp4", "frames": [0], "size": 32}]}')
+    for command in (("train", recipe, f"run={tmp_path / 'run'}", "loader.decode=nvdec"),
+                    ("train", recipe, "--dry-run", "loader.decode=nvdec"),
+                    ("bench", "loader", recipe, "--steps", 1, "loader.decode=nvdec")):
+        done = keiko(*command, check=False, env=env)
+        assert done.returncode == 2 and "loader.decode = nvdec" in done.stderr, (command, done.stderr)
+    assert not (tmp_path / "run").exists()
+    done = keiko("bench", "decode", "--decoder", "nvdec", "--plan", tmp_path / "plan.json", "--media", few, check=False, env=env)
+    assert done.returncode == 2 and "libcuda.so.1" in done.stderr, done.stderr
+    assert "decoded on the CPU" in keiko("train", recipe, "--dry-run", env=env).stdout
+    assert parsed(keiko, "bench", "loader", recipe, "--steps", 1, env=env)["decoder"] == "cpu"
+
+
 def test_synth_is_deterministic_and_complete(keiko, few, tmp_path):
     """The same seed writes the same bytes; 8 classes; the numbers asked for. Another seed writes others."""
     for name, seed in (("again", 1), ("other", 2)):
