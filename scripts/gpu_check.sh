@@ -165,7 +165,7 @@ RECIPE
   return "$failed"
 }
 
-# A plan for `bench decode`: two clips of 16 frames from each video of a folder that is long enough.
+# A plan for `bench decode`: eight clips of 16 frames from each video of a folder that is long enough.
 plan_clips() {
   python3 - "$@" << 'PYTHON'
 import json
@@ -178,9 +178,9 @@ clips = []
 for name in sorted(os.listdir(folder)):
     said = subprocess.run([keiko, "inspect", os.path.join(folder, name), "--json"], stdout=subprocess.PIPE)
     frames = json.loads(said.stdout).get("frames", 0) if said.returncode == 0 else 0
-    for first in (0, frames // 2):
-        if frames >= 64:
-            clips.append({"file": name, "frames": [first + 2 * t for t in range(16)], "size": 224})
+    for k in range(8 if frames >= 64 else 0):
+        first = (frames - 32) * k // 7
+        clips.append({"file": name, "frames": [first + 2 * t for t in range(16)], "size": 224})
 assert clips, f"{folder}: no video of 64 frames"
 json.dump({"media": clips}, open(out, "w"))
 print(f"{len(clips)} clips")

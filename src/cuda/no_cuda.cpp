@@ -44,7 +44,6 @@ DeviceBuffer::DeviceBuffer(int, size_t, const char* purpose) { refuse(purpose); 
 DeviceBuffer::~DeviceBuffer() = default;
 DeviceBuffer::DeviceBuffer(DeviceBuffer&&) noexcept = default;
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
-DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&&) noexcept = default;
 uint8_t* GrowingDeviceBuffer::reserve(size_t) { refuse(purpose_); }
 PinnedBuffer::~PinnedBuffer() = default;
 uint8_t* PinnedBuffer::reserve(size_t) { refuse(purpose_); }

@@ -58,19 +58,22 @@ std::string choose_decode(const Recipe& recipe, bool on_gpu,
            why.empty() ? fmt::format("train.device = {}", recipe.train.device) : why);
     return "cpu";
   }
+  std::string why;
   if (const std::string key = data::pixel_augmentation(recipe.augment); !key.empty()) {
     if (must)
       fail(ErrorKind::kUsage,
            "loader.decode = nvdec, but {} changes pixels in host memory; leave it out, or set "
            "loader.decode to auto or cpu",
            key);
-    return "cpu";
+    why = fmt::format("{} changes pixels in host memory", key);
+  } else {
+    why = why_no_nvdec();
+    if (must && !why.empty())
+      fail(ErrorKind::kUsage,
+           "loader.decode = nvdec: {}; set it to auto or cpu, or see `keiko doctor`", why);
   }
-  const std::string why = why_no_nvdec();
   if (why.empty()) return "nvdec";
-  if (must)
-    fail(ErrorKind::kUsage,
-         "loader.decode = nvdec: {}; set it to auto or cpu, or see `keiko doctor`", why);
+  spdlog::info("videos are decoded on the CPU and not on the GPU: {}", why);
   return "cpu";
 }
 
