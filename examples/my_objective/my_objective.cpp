@@ -32,8 +32,13 @@ class ArrowOfTime : public objective::Objective {
   model::Parameters& parameters() override { return parameters_; }
 
   // Sums, never means: the loop divides by the clips of the whole batch, on whatever rank they are.
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const at::Tensor answer = answers_beside(batch);
+  // What draw() gave is beside the clips here, in the same order.
+  objective::Draws draw(const MicroBatch& batch) const override {
+    return {{draw_answers(batch.positions)}, {}};
+  }
+  LossSums loss(const MicroBatch& batch, const objective::Draws& draws,
+                const model::BlockRunner& runner) override {
+    const at::Tensor& answer = draws.tensors[0];
     const at::Tensor logits = forward(show(batch.video, answer), runner);
     return {at::cross_entropy_loss(logits, answer, {}, at::Reduction::Sum),
             logits.detach().argmax(1).eq(answer).sum().to(at::kDouble).view({1})};

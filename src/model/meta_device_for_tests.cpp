@@ -176,6 +176,13 @@ at::Tensor& smooth_l1_loss_backward_out(const at::Tensor& grad, const at::Tensor
   return out;
 }
 
+at::Tensor where(const at::Tensor& condition, const at::Tensor& self, const at::Tensor& other) {
+  TORCH_CHECK(self.scalar_type() == other.scalar_type(), "other types");
+  const auto shape = at::infer_size(self.sizes(), other.sizes());
+  return at::empty(at::infer_size(condition.sizes(), shape),
+                   condition.options().dtype(self.dtype()));
+}
+
 at::Tensor isnan(const at::Tensor& self) { return self.ne(self); }
 
 at::Tensor& as_one(const at::Tensor& self, at::Tensor& out) {
@@ -232,6 +239,7 @@ TORCH_LIBRARY_IMPL(aten, Meta, m) {
   m.impl("mse_loss_backward", rules::mse_loss_backward);
   m.impl("smooth_l1_loss_backward.grad_input", rules::smooth_l1_loss_backward_out);
   m.impl("isnan", rules::isnan);
+  m.impl("where.self", rules::where);
   m.impl("floor_divide", rules::floor_divide);
   m.impl("_safe_softmax", rules::safe_softmax);
   m.impl("_fused_adamw_", rules::fused_adamw);

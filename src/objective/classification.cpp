@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "model/patches.h"
-#include "model/upload.h"
 #include "objective/multilabel.h"
 #include "objective/regression.h"
 #include "objective/task.h"
@@ -82,10 +81,10 @@ class ClassTask : public Task {
         label_smoothing_(o.label_smoothing),
         class_names_(std::move(class_names)) {}
 
-  LossSums loss(const at::Tensor& logits, const MicroBatch& batch, const std::vector<Mix>& mixes,
-                const std::vector<int64_t>& partners) const override {
-    const at::Tensor target = mixed_targets(batch.label, classes_, label_smoothing_, mixes,
-                                            partners, logits.scalar_type());
+  LossSums loss(const at::Tensor& logits, const MicroBatch& batch,
+                const MixTensors& mix) const override {
+    const at::Tensor target =
+        mixed_targets(batch.label, classes_, label_smoothing_, mix, logits.scalar_type());
     // Of a mixed clip the label with the larger share counts as right.
     return {at::cross_entropy_loss(logits, target, {}, at::Reduction::Sum),
             logits.detach().argmax(1).eq(target.argmax(1)).sum().to(at::kDouble).view({1})};
@@ -149,24 +148,33 @@ class Classification : public Objective {
   }
   int head_block() const override { return int(options_.vit.depth) + 1; }
 
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
+  // Shares of mixes and of drop-path in one tensor's type; and whether any clip is cut, and any
+  // blended: most work of mixing is not done for batches without.
+  Draws draw(const MicroBatch& batch) const override {
     const auto [mixes, partners] = mix(batch);
-    const at::Tensor video = cut_clips(batch.video, mixes, partners);
-    at::Tensor patches = normalised_patches(video);
-    if (std::any_of(mixes.begin(), mixes.end(),
-                    [](const Mix& m) { return !m.is_cut && m.share < 1; })) {
-      std::vector<Mix> of_pixels = mixes;
-      for (Mix& m : of_pixels)
-        if (m.is_cut) m.share = 1;
-      const MixTensors mix = upload_mixes(of_pixels, partners, patches.device());
-      const at::Tensor share = mix.share.to(patches.scalar_type()).view({-1, 1, 1});
+    bool has_cut = false, has_blend = false;
+    for (const Mix& m : mixes) {
+      has_cut |= m.is_cut;
+      has_blend |= !m.is_cut && m.share < 1;
+    }
+    return {{pack_mixes(mixes, partners), make_drop_path(options_.drop_path, options_.vit.depth,
+                                                         context_.seed, batch.positions)},
+            {has_cut ? 1.0 : 0.0, has_blend ? 1.0 : 0.0}};
+  }
+  LossSums loss(const MicroBatch& batch, const Draws& draws,
+                const model::BlockRunner& runner) override {
+    const MixTensors mix = unpack_mixes(draws.tensors[0]);
+    const bool has_cut = draws.numbers[0] != 0, has_blend = draws.numbers[1] != 0;
+    at::Tensor patches = normalised_patches(has_cut ? cut_clips(batch.video, mix) : batch.video);
+    if (has_blend) {
+      const at::Tensor share =
+          mix.share.masked_fill(mix.is_cut, 1).to(patches.scalar_type()).view({-1, 1, 1});
       patches = patches * share + patches.index_select(0, mix.partners) * (1 - share);
     }
-    at::Tensor keep = make_drop_path(options_.drop_path, options_.vit.depth, context_.seed,
-                                     batch.positions, parameters_.dtype());
-    if (keep.defined()) keep = model::upload(keep, parameters_.device());
+    const at::Tensor& drawn = draws.tensors[1];
+    const at::Tensor keep = drawn.defined() ? drawn.to(parameters_.dtype()) : drawn;
     const at::Tensor outputs = network_->forward(patches, keep, runner).to(parameters_.dtype());
-    return task_->loss(outputs, batch, mixes, partners);
+    return task_->loss(outputs, batch, mix);
   }
   std::vector<std::string> metric_names() const override { return task_->metric_names(); }
 
@@ -278,7 +286,7 @@ class Classification : public Objective {
     }
     if (options_.drop_path > 0)
       fields.emplace_back("keep", make_drop_path(options_.drop_path, options_.vit.depth,
-                                                 context_.seed, batch.positions, at::kDouble));
+                                                 context_.seed, batch.positions));
     return fields;
   }
 
@@ -409,7 +417,7 @@ std::vector<model::NamedTensor> with_vjepa2_prefix(std::vector<model::NamedTenso
 }
 
 at::Tensor make_drop_path(double drop_path, int64_t depth, uint64_t seed,
-                          const std::vector<int64_t>& positions, at::ScalarType dtype) {
+                          const std::vector<int64_t>& positions) {
   if (drop_path == 0) return {};
   const int64_t b = int64_t(positions.size());
   at::Tensor keep = at::empty({depth, 2, b}, at::kDouble);
@@ -422,7 +430,7 @@ at::Tensor make_drop_path(double drop_path, int64_t depth, uint64_t seed,
         values[layer][branch][i] = rng.uniform() < rate ? 0.0 : 1 / (1 - rate);
     }
   }
-  return keep.to(dtype);
+  return keep;
 }
 
 void ClassificationOptions::bind(config::Binder& b) {

@@ -31,9 +31,9 @@ struct ClassificationOptions : ObjectiveOptions {
 
 // Stochastic depth (Huang et al. 2016): what each branch of each block of each clip is multiplied
 // by: 0 with a probability that grows linearly with depth up to `rate`, else 1 / (1 - it).
-// [depth, 2, b] on the CPU, or undefined when rate is 0.
+// float64 [depth, 2, b] on the CPU, or undefined when rate is 0.
 at::Tensor make_drop_path(double rate, int64_t depth, uint64_t seed,
-                          const std::vector<int64_t>& positions, at::ScalarType dtype);
+                          const std::vector<int64_t>& positions);
 
 // What evaluation reports of a classifier: rows of these columns, and figures from all rows.
 std::vector<std::string> classification_columns();

@@ -38,14 +38,14 @@ inline std::vector<DeviceCase> device_cases() {
       {vjepa2 + ", positions: rope_interleaved, context_loss: 0.5, context_loss_warmup: [0, 1]", 1},
       {"name: classification, " + small, 0},
       {"name: classification, drop_path: 0.3, label_smoothing: 0.1, ema: 0.9, " + small, 1},
-      {"name: classification, mixup: 0.8, cutmix: 1, " + small, 2},
+      {"name: classification, mixup: 0.8, cutmix: 1, " + small, 1},
       {"name: classification, backbone: vjepa2, pooler_depth: 1, drop_path: 0.3, mixup: 0.8, " +
            small,
-       3},
+       1},
       {"name: classification, target: multilabel, label_smoothing: 0.1, mixup: 0.8, ema: 0.9, " +
            small,
-       2},
-      {"name: classification, target: regression, mixup: 0.8, " + small, 2},
+       1},
+      {"name: classification, target: regression, mixup: 0.8, " + small, 1},
       {"name: classification, target: regression, regression_loss: smooth_l1, backbone: vjepa2, "
        "pooler_depth: 1, " +
            small,

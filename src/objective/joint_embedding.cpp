@@ -41,11 +41,22 @@ class JointEmbedding : public Objective {
     average_.move_to(device);
   }
 
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
+  Draws draw(const MicroBatch& batch) const override {
+    Draws draws;
+    for (size_t g = 0; g < options_.masks.size(); ++g) {
+      const ContextTarget split = split_tokens(batch, int64_t(g));
+      draws.tensors.push_back(split.context);
+      draws.tensors.push_back(split.target);
+    }
+    draws.numbers = {batch.is_training() ? context_weight(batch.step) : 0};
+    return draws;
+  }
+  LossSums loss(const MicroBatch& batch, const Draws& draws,
+                const model::BlockRunner& runner) override {
     const at::Tensor targets = teach(batch.video);
     at::Tensor sum, target_loss;
-    for (const ContextTarget& split : split_by_all_masks(batch)) {
-      const Losses losses = clip_losses(batch.video, targets, split, batch.step, runner);
+    for (const ContextTarget& split : splits_in(draws.tensors)) {
+      const Losses losses = clip_losses(batch.video, targets, split, draws.numbers[0], runner);
       sum = sum.defined() ? sum + losses.all.sum() : losses.all.sum();
       const at::Tensor said = losses.target.detach().sum();
       target_loss = target_loss.defined() ? target_loss + said : said;
@@ -244,18 +255,15 @@ class JointEmbedding : public Objective {
                             context_.seed, position, 0, 0, {position});
   }
 
-  // Each mask's tokens, where the model is: in one copy.
-  std::vector<ContextTarget> split_by_all_masks(const MicroBatch& batch) const {
-    std::vector<at::Tensor> drawn;
-    for (size_t g = 0; g < options_.masks.size(); ++g) {
-      const ContextTarget split = split_tokens(batch, int64_t(g));
-      drawn.push_back(split.context);
-      drawn.push_back(split.target);
-    }
-    const auto there = model::upload_all(drawn, parameters_.device());
+  // Each mask's tokens, as draw() puts them.
+  static std::vector<ContextTarget> splits_in(const std::vector<at::Tensor>& tensors) {
     std::vector<ContextTarget> splits;
-    for (size_t i = 0; i < there.size(); i += 2) splits.push_back({there[i], there[i + 1]});
+    for (size_t i = 0; i < tensors.size(); i += 2) splits.push_back({tensors[i], tensors[i + 1]});
     return splits;
+  }
+  // The same where the model is, in one copy.
+  std::vector<ContextTarget> split_by_all_masks(const MicroBatch& batch) const {
+    return splits_in(model::upload_all(draw(batch).tensors, parameters_.device()));
   }
 
   // Patches of the tokens `ids`, as the encoders take them.
@@ -279,11 +287,11 @@ class JointEmbedding : public Objective {
   // Standard deviation over a clip's tokens, mean over channels, [b].
   static at::Tensor spread(const at::Tensor& tokens) { return tokens.std(1).mean(1); }
 
+  // `weight`: of the context tokens' loss.
   Losses clip_losses(const at::Tensor& video, const at::Tensor& targets, const ContextTarget& split,
-                     int64_t step, const model::BlockRunner& runner) const {
+                     double weight, const model::BlockRunner& runner) const {
     const at::Tensor context =
         student_.forward(take(video, split.context), split.context, {}, runner);
-    const double weight = step < 0 ? 0 : context_weight(step);
     const auto said = predictor_.forward(context, split.context, split.target,
                                          weight > 0 ? context_proj_ : model::Linear(), runner);
     Losses losses;
@@ -336,8 +344,8 @@ class JointEmbedding : public Objective {
     for (const ContextTarget& split : split_by_all_masks(alone)) {
       const at::Tensor wanted = gather_tokens(targets, split.target);
       const at::Tensor mean = gather_tokens(targets, split.context).mean(1, true);
-      row[0] += clip_losses(video, targets, split, -1, runner).target[0].to(at::kDouble);
-      row[1] += clip_losses(frozen, targets, split, -1, runner).target[0].to(at::kDouble);
+      row[0] += clip_losses(video, targets, split, 0, runner).target[0].to(at::kDouble);
+      row[1] += clip_losses(frozen, targets, split, 0, runner).target[0].to(at::kDouble);
       row[2] += difference(mean, wanted).mean().to(at::kDouble);
       row[3] += wanted.abs().mean().to(at::kDouble);
     }

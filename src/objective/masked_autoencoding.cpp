@@ -41,10 +41,15 @@ class MaskedAutoencoding : public Objective {
 
   model::Parameters& parameters() override { return parameters_; }
 
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
-    const Split split = to_device(options_.decoder_mask.ratio > 0 && batch.is_training()
-                                      ? split_for_decoder(batch.positions)
-                                      : split_tokens(batch.positions));
+  Draws draw(const MicroBatch& batch) const override {
+    const Split split = options_.decoder_mask.ratio > 0 && batch.is_training()
+                            ? split_for_decoder(batch.positions)
+                            : split_tokens(batch.positions);
+    return {{split.visible, split.masked, split.counted}, {}};
+  }
+  LossSums loss(const MicroBatch& batch, const Draws& draws,
+                const model::BlockRunner& runner) override {
+    const Split split{draws.tensors[0], draws.tensors[1], draws.tensors[2]};
     const at::Tensor predicted =
         model_
             .forward(model::take_patches(batch.video, split.visible, grid_, parameters_.dtype()),

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "base/rng.h"
-#include "model/upload.h"
 
 namespace keiko::objective {
 namespace {
@@ -64,57 +63,57 @@ Mix make_mix(const MixupOptions& o, uint64_t seed, int64_t position, int64_t rep
   return mix;
 }
 
-MixTensors upload_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
-                        at::Device device) {
+at::Tensor pack_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners) {
+  if (mixes.empty()) return {};
   const int64_t b = int64_t(mixes.size());
-  at::Tensor both = at::empty({2, b}, at::kDouble);  // of one dtype: one copy; indices are exact
-  double* out = both.data_ptr<double>();
+  at::Tensor packed = at::empty({7, b}, at::kDouble);  // whole numbers are exact
+  auto out = packed.accessor<double, 2>();
   for (int64_t i = 0; i < b; ++i) {
-    out[i] = mixes[size_t(i)].share;
-    out[b + i] = double(partners[size_t(i)]);
+    const Mix& mix = mixes[size_t(i)];
+    const double values[] = {
+        mix.share,        double(partners[size_t(i)]), mix.is_cut ? 1.0 : 0.0, double(mix.top),
+        double(mix.left), double(mix.bottom),          double(mix.right)};
+    for (int64_t row = 0; row < 7; ++row) out[row][i] = values[row];
   }
-  both = model::upload(both, device);
-  return {both[0], both[1].to(at::kLong)};
+  return packed;
 }
 
-at::Tensor cut_clips(const at::Tensor& video, const std::vector<Mix>& mixes,
-                     const std::vector<int64_t>& partners) {
-  if (std::none_of(mixes.begin(), mixes.end(), [](const Mix& mix) { return mix.is_cut; }))
-    return video;
-  at::Tensor out = video.clone();
-  for (size_t i = 0; i < mixes.size(); ++i) {
-    const Mix& mix = mixes[i];
-    if (!mix.is_cut) continue;
-    const auto box = [&](const at::Tensor& clip) {
-      return clip.slice(2, mix.top, mix.bottom).slice(3, mix.left, mix.right);
-    };
-    box(out[int64_t(i)]).copy_(box(video[partners[i]]));
-  }
-  return out;
+MixTensors unpack_mixes(const at::Tensor& packed) {
+  if (!packed.defined()) return {};
+  return {packed[0], packed[1].to(at::kLong), packed[2].ne(0), packed.narrow(0, 3, 4).t()};
+}
+
+at::Tensor cut_clips(const at::Tensor& video, const MixTensors& mix) {
+  // Flags of every pixel instead of slices: which pixels these are, the host need not know.
+  const int64_t height = video.size(3), width = video.size(4);
+  const auto places = at::TensorOptions(at::kDouble).device(video.device());
+  const auto edge = [&](int64_t i) { return mix.box.select(1, i).view({-1, 1}); };
+  const at::Tensor rows = at::arange(height, places), columns = at::arange(width, places);
+  const at::Tensor in_rows = rows.ge(edge(0)).logical_and(rows.lt(edge(2)));
+  const at::Tensor in_columns = columns.ge(edge(1)).logical_and(columns.lt(edge(3)));
+  const at::Tensor is_filled =
+      in_rows.view({-1, 1, 1, height, 1}).logical_and(in_columns.view({-1, 1, 1, 1, width}));
+  return at::where(is_filled, video.index_select(0, mix.partners), video);
 }
 
 at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoothing,
-                         const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
-                         at::ScalarType dtype) {
+                         const MixTensors& mix, at::ScalarType dtype) {
   const auto options = at::TensorOptions(at::kDouble).device(labels.device());
   at::Tensor target = at::full({labels.size(0), classes}, smoothing / double(classes), options);
   const at::Tensor own = labels.unsqueeze(1);
-  if (mixes.empty()) {
+  if (!mix.is_mixed()) {
     target.scatter_add_(1, own, at::full(own.sizes(), 1 - smoothing, options));
     return target.to(dtype);
   }
-  const MixTensors mix = upload_mixes(mixes, partners, labels.device());
   const at::Tensor share = mix.share.unsqueeze(1);
   target.scatter_add_(1, own, (1 - smoothing) * share);
   target.scatter_add_(1, own.index_select(0, mix.partners), (1 - smoothing) * (1 - share));
   return target.to(dtype);
 }
 
-at::Tensor mixed_columns(const at::Tensor& values, const std::vector<Mix>& mixes,
-                         const std::vector<int64_t>& partners) {
+at::Tensor mixed_columns(const at::Tensor& values, const MixTensors& mix) {
   const at::Tensor own = values.to(at::kDouble);
-  if (mixes.empty()) return own;
-  const MixTensors mix = upload_mixes(mixes, partners, values.device());
+  if (!mix.is_mixed()) return own;
   const at::Tensor share = mix.share.unsqueeze(1);
   const at::Tensor other = own.index_select(0, mix.partners);
   // A share of nothing is nothing, also of what is not known.

@@ -38,28 +38,31 @@ struct Mix {
 Mix make_mix(const MixupOptions& options, uint64_t seed, int64_t position, int64_t repeats,
              int64_t height, int64_t width);
 
-// Shares and partners as tensors on `device`; the host does not wait for the copy.
+// The mixes of a micro-batch as the device that trains gets them. All undefined: nothing is mixed.
 struct MixTensors {
   at::Tensor share;     // float64 [b], of each clip itself
   at::Tensor partners;  // int64 [b], as indices into the batch
-};
-MixTensors upload_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
-                        at::Device device);
+  at::Tensor is_cut;    // bool [b]
+  at::Tensor box;       // float64 [b, 4]: top, left, bottom, right; zeros without a cut
 
-// CutMix on uint8 clips [b, 3, T, H, W]: a copy with the boxes filled, or `video` itself when no
-// mix is a cut. `partners`: each clip's partner as an index into the batch.
-at::Tensor cut_clips(const at::Tensor& video, const std::vector<Mix>& mixes,
-                     const std::vector<int64_t>& partners);
+  bool is_mixed() const { return share.defined(); }
+};
+
+// What unpack_mixes() takes: one tensor on the CPU, so that one copy brings it along. `partners`:
+// each clip's partner as an index into the batch. Undefined for no mixes.
+at::Tensor pack_mixes(const std::vector<Mix>& mixes, const std::vector<int64_t>& partners);
+MixTensors unpack_mixes(const at::Tensor& packed);
+
+// CutMix on uint8 clips [b, 3, T, H, W]: a copy with the boxes filled.
+at::Tensor cut_clips(const at::Tensor& video, const MixTensors& mix);
 
 // Targets [b, classes], where `labels` (int64 [b], in [0, classes)) are: one-hot labels smoothed as
 // torch's cross entropy does (1 - s on the label, s spread over all classes), mixed by share.
 at::Tensor mixed_targets(const at::Tensor& labels, int64_t classes, double smoothing,
-                         const std::vector<Mix>& mixes, const std::vector<int64_t>& partners,
-                         at::ScalarType dtype);
+                         const MixTensors& mix, at::ScalarType dtype);
 
 // `values` [b, columns], mixed by share, float64. A clip knows a column when all that it is mixed
 // of does; what is not known is NaN, on both sides.
-at::Tensor mixed_columns(const at::Tensor& values, const std::vector<Mix>& mixes,
-                         const std::vector<int64_t>& partners);
+at::Tensor mixed_columns(const at::Tensor& values, const MixTensors& mix);
 
 }  // namespace keiko::objective

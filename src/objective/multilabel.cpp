@@ -17,9 +17,9 @@ class MultiLabel : public Task {
   MultiLabel(std::vector<std::string> names, double label_smoothing)
       : names_(std::move(names)), label_smoothing_(label_smoothing) {}
 
-  LossSums loss(const at::Tensor& outputs, const MicroBatch& batch, const std::vector<Mix>& mixes,
-                const std::vector<int64_t>& partners) const override {
-    const at::Tensor wanted = mixed_columns(batch.target, mixes, partners);
+  LossSums loss(const at::Tensor& outputs, const MicroBatch& batch,
+                const MixTensors& mix) const override {
+    const at::Tensor wanted = mixed_columns(batch.target, mix);
     const at::Tensor is_known = wanted.isnan().logical_not();
     const at::Tensor smoothed =
         wanted.nan_to_num(0.0) * (1 - label_smoothing_) + label_smoothing_ / 2;

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "model/upload.h"
 #include "objective/classification.h"
 #include "objective/joint_embedding.h"
 #include "objective/masked_autoencoding.h"
@@ -37,6 +38,12 @@ void ObjectiveChoice::bind(config::Binder& b) {
   if (b.is_reading()) options = registry().at(name)();
   b.call_it(name);
   if (options) options->bind(b);
+}
+
+LossSums Objective::loss(const MicroBatch& batch, const model::BlockRunner& runner) {
+  Draws draws = draw(batch);
+  draws.tensors = model::upload_all(draws.tensors, parameters().device());
+  return loss(batch, draws, runner);
 }
 
 at::Tensor mean_over_views(const at::Tensor& tokens, int64_t views) {

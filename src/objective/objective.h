@@ -34,6 +34,16 @@ struct MicroBatch {
   bool is_training() const { return step >= 0; }
 };
 
+// What the host decides about a micro-batch before its device computes it.
+struct Draws {
+  // Masks, shares and the like, all of one dtype; undefined ones stand for nothing. On the CPU
+  // where they are drawn, beside the parameters where loss() gets them.
+  std::vector<at::Tensor> tensors;
+  // What becomes a part of the computation: weights of losses, whether something is done at all.
+  // Where they or the tensors' shapes differ, other operations run.
+  std::vector<double> numbers;
+};
+
 // Weights as a checkpoint has them, under published names.
 struct Weights {
   std::vector<model::NamedTensor> model;
@@ -66,12 +76,22 @@ class Objective {
   // Parameters::move_to may be called; tensors that weights(), ema_weights() and statistics() gave
   // before are stale.
   virtual void move_to(at::Device device) { parameters().move_to(device); }
-  // The sum over clips of each clip's loss, with its graph. All randomness comes from positions,
-  // and is drawn on the CPU whatever the device is: the same numbers everywhere. What is drawn goes
-  // there by model::upload(). Every block of parameters() runs through `runner`, which may be all
-  // that brings its weights along. Neither loss() nor its backward pass waits for the device: no
-  // value of a tensor is read, no shape depends on one.
-  virtual LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) = 0;
+  // Everything in a micro-batch's loss that follows from its positions and its step, all randomness
+  // above all: drawn on the CPU whatever the device is, the same numbers everywhere.
+  virtual Draws draw(const MicroBatch& batch) const {
+    (void)batch;
+    return {};
+  }
+  // The sum over clips of each clip's loss, with its graph. `draws` is what draw() gave for
+  // `batch`, on the device; of `batch` it looks at tensors alone, so that the work can be recorded
+  // and run again with other values in the same memory (gpu/recorder.h). Every block of
+  // parameters() runs through `runner`, which may be all that brings its weights along. Neither
+  // loss() nor its backward pass waits for the device: no value of a tensor is read, no shape
+  // depends on one.
+  virtual LossSums loss(const MicroBatch& batch, const Draws& draws,
+                        const model::BlockRunner& runner) = 0;
+  // Draws, sends what was drawn in one copy, and gives the loss.
+  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner);
   // Names of LossSums::metrics, logged beside the loss.
   virtual std::vector<std::string> metric_names() const { return {}; }
 

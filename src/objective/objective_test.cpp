@@ -409,18 +409,41 @@ TEST(Mixup, SharesAreBetaDistributed) {
 TEST(Mixup, TargetsAreSmoothedAsTorchSmoothsThemAndMixedByShare) {
   const at::Tensor labels = at::tensor({0, 2}, at::kLong);
   const at::Tensor logits = at::tensor({0.3, -1.0, 2.0, 1.0, 0.5, -0.5}, at::kDouble).view({2, 3});
-  const at::Tensor plain = mixed_targets(labels, 3, 0.1, {}, {}, at::kDouble);
+  const at::Tensor plain = mixed_targets(labels, 3, 0.1, {}, at::kDouble);
   EXPECT_NEAR(
       at::cross_entropy_loss(logits, plain).item<double>(),
       at::cross_entropy_loss(logits, labels, {}, at::Reduction::Mean, -100, 0.1).item<double>(),
       1e-14);
   const Mix first{1, 0.7}, second{0, 0.7};
-  const at::Tensor mixed = mixed_targets(labels, 3, 0, {first, second}, {1, 0}, at::kDouble);
+  const at::Tensor mixed =
+      mixed_targets(labels, 3, 0, unpack_mixes(pack_mixes({first, second}, {1, 0})), at::kDouble);
   EXPECT_LT((mixed - at::tensor({0.7, 0.0, 0.3, 0.3, 0.0, 0.7}, at::kDouble).view({2, 3}))
                 .abs()
                 .max()
                 .item<double>(),
             1e-15);
+}
+
+// The truth is a copy of the partner's box by its edges, clip by clip.
+TEST(Mixup, CutClipsShowThePartnersBoxAndNothingElseOfIt) {
+  const at::Tensor video =
+      at::arange(4 * 3 * 2 * 5 * 6).remainder(251).view({4, 3, 2, 5, 6}).to(at::kByte);
+  const std::vector<Mix> mixes = {{1, 0.5, true, 1, 2, 4, 6},   // a box inside
+                                  {0, 0.5, true, 0, 0, 5, 6},   // all of it
+                                  {3, 0.3, false, 0, 0, 0, 0},  // blended, not cut
+                                  {2, 1.0, true, 2, 3, 2, 3}};  // an empty box
+  const std::vector<int64_t> partners = {1, 0, 3, 2};
+  at::Tensor truth = video.clone();
+  for (size_t i = 0; i < mixes.size(); ++i) {
+    const Mix& m = mixes[i];
+    const auto box = [&](const at::Tensor& clip) {
+      return clip.slice(2, m.top, m.bottom).slice(3, m.left, m.right);
+    };
+    box(truth[int64_t(i)]).copy_(box(video[partners[i]]));
+  }
+  const at::Tensor cut = cut_clips(video, unpack_mixes(pack_mixes(mixes, partners)));
+  EXPECT_TRUE(cut.equal(truth));
+  EXPECT_FALSE(cut.equal(video));
 }
 
 TEST(Objective, WilsonIntervalGivesThePublishedExample) {

@@ -82,7 +82,7 @@ class Probe : public Objective {
   }
   bool needs_label() const override { return true; }
 
-  LossSums loss(const MicroBatch& batch, const model::BlockRunner& runner) override {
+  LossSums loss(const MicroBatch& batch, const Draws&, const model::BlockRunner& runner) override {
     const at::Tensor x = head_input(batch);
     at::Tensor sum;
     std::vector<at::Tensor> hits;

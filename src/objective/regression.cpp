@@ -28,9 +28,9 @@ class Regression : public Task {
     std_ = std_.to(device);
   }
 
-  LossSums loss(const at::Tensor& outputs, const MicroBatch& batch, const std::vector<Mix>& mixes,
-                const std::vector<int64_t>& partners) const override {
-    const at::Tensor wanted = (mixed_columns(batch.target, mixes, partners) - mean_) / std_;
+  LossSums loss(const at::Tensor& outputs, const MicroBatch& batch,
+                const MixTensors& mix) const override {
+    const at::Tensor wanted = (mixed_columns(batch.target, mix) - mean_) / std_;
     const at::Tensor is_known = wanted.isnan().logical_not();
     const at::Tensor known = wanted.nan_to_num(0.0);
     const at::Tensor apart = (outputs.detach().to(at::kDouble) - known).abs();

@@ -19,11 +19,10 @@ class Task {
 
   // As of Objective. By default there is nothing to move.
   virtual void move_to(at::Device device) { (void)device; }
-  // `outputs` [b, outputs of the head], with their graph. `mixes` and `partners` as cut_clips takes
-  // them: what a clip shows, its answer is mixed of. A sum over clips; metrics too.
+  // `outputs` [b, outputs of the head], with their graph. What a clip shows, its answer is mixed
+  // of. A sum over clips; metrics too.
   virtual LossSums loss(const at::Tensor& outputs, const MicroBatch& batch,
-                        const std::vector<Mix>& mixes,
-                        const std::vector<int64_t>& partners) const = 0;
+                        const MixTensors& mix) const = 0;
   virtual std::vector<std::string> metric_names() const = 0;
 
   // What evaluation keeps of each item, float64 [items, columns], without a graph, where `outputs`

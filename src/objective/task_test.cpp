@@ -46,7 +46,7 @@ void expect_same(const Task& task, const at::Tensor& outputs, const MicroBatch& 
                  const at::Tensor& wanted, Formula formula, const std::vector<Mix>& mixes = {},
                  const std::vector<int64_t>& partners = {}) {
   const at::Tensor ours = outputs.clone().requires_grad_(true);
-  const LossSums sums = task.loss(ours, batch, mixes, partners);
+  const LossSums sums = task.loss(ours, batch, unpack_mixes(pack_mixes(mixes, partners)));
   sums.loss.backward();
   const at::Tensor plain = outputs.clone().requires_grad_(true);
   at::Tensor sum = at::zeros({}, at::kDouble);
@@ -82,10 +82,12 @@ TEST(MultiLabel, MixedClipsHaveMixedClassesAndKnowWhatBothKnow) {
   const at::Tensor target = table({1, 0, kNaN, 0, 0, 1}, 3);
   const std::vector<Mix> mixes = {{1, 0.75}, {0, 0.75}};
   const at::Tensor mixed = table({0.75, 0, kNaN, 0.25, 0, kNaN}, 3);
-  EXPECT_TRUE(at::allclose(mixed_columns(target, mixes, {1, 0}), mixed, 0, 0, /*equal_nan=*/true));
+  EXPECT_TRUE(at::allclose(mixed_columns(target, unpack_mixes(pack_mixes(mixes, {1, 0}))), mixed, 0,
+                           0, /*equal_nan=*/true));
   // Who keeps all, or nothing, of itself knows what the one knows whom it shows.
-  EXPECT_TRUE(at::allclose(mixed_columns(target, {{1, 1}, {0, 0}}, {1, 0}),
-                           table({1, 0, kNaN, 1, 0, kNaN}, 3), 0, 0, true));
+  EXPECT_TRUE(
+      at::allclose(mixed_columns(target, unpack_mixes(pack_mixes({{1, 1}, {0, 0}}, {1, 0}))),
+                   table({1, 0, kNaN, 1, 0, kNaN}, 3), 0, 0, true));
   expect_same(*make_multilabel(kNames, 0), noise(2, {2, 3}), batch_with(target), mixed,
               [](const at::Tensor& x, double t, int64_t) { return entropy(x, t); }, mixes, {1, 0});
 }

@@ -16,7 +16,8 @@ class Witness : public objective::Objective {
  public:
   explicit Witness(bool averages) : averages_(averages) {}
   model::Parameters& parameters() override { return parameters_; }
-  objective::LossSums loss(const objective::MicroBatch&, const model::BlockRunner&) override {
+  objective::LossSums loss(const objective::MicroBatch&, const objective::Draws&,
+                           const model::BlockRunner&) override {
     return {};
   }
   std::vector<std::string> evaluation_columns() const override { return {"item", "mean"}; }
