@@ -31,7 +31,7 @@ struct TrainArguments : RecipeArguments {
   std::vector<std::string> allowed;
   bool dry_run = false;
   int64_t overfit = 0;
-  std::string command_line;
+  std::string command_line, trace;
 };
 
 // Files that the recipe's training data needs and that are not there.
@@ -309,10 +309,18 @@ void add_train(CLI::App& app, Action& action) {
        "Train on the first N samples alone, over and over: a model that cannot learn these "
        "by heart has a bug (short for train.overfit=N)")
       ->check(CLI::PositiveNumber);
+  c->add_option("--trace", o->trace,
+                "Write a profiler's trace of these steps, counted from 0, as steps=10..12: every "
+                "operation, and every kernel of a GPU, in RUN/traces/steps-10-12-rankR.json. Open "
+                "it at https://ui.perfetto.dev or in chrome://tracing. Traced steps are slower; "
+                "the weights stay the same")
+      ->type_name("steps=A..B");
   c->add_flag("--dry-run", o->dry_run, "Print what would be trained, and stop");
   c->callback([o, &action] {
     action = [o] {
       if (o->overfit > 0) o->overrides.push_back(fmt::format("train.overfit={}", o->overfit));
+      train::TrainContext context;
+      if (!o->trace.empty()) context.trace = train::parse_trace(o->trace);
       const LoadedRecipe loaded = load(*o);
       const int64_t group = train::group_of(loaded.recipe);
       if (o->dry_run) {
@@ -320,7 +328,6 @@ void add_train(CLI::App& app, Action& action) {
         check_sharing(loaded.recipe, dist::read_launch_environment().world_size);
         return show_plan(loaded);
       }
-      train::TrainContext context;
       context.launch = dist::read_launch_environment();
       train::check_batch(loaded.recipe, group, context.launch.world_size);
       check_sharing(loaded.recipe, context.launch.world_size);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "cuda/memory.h"
 #include "cuda/patch_kernels.h"
+#include "cuda/ranges.h"
 #include "cuda/surface_pixels.h"
 
 namespace keiko::cuda {
@@ -27,6 +28,10 @@ std::string device_name(int) { refuse("the name of a device"); }
 DeviceMemory device_memory(int) { refuse("a device's memory"); }
 DeviceScope::DeviceScope(int) { refuse("a device"); }
 DeviceScope::~DeviceScope() = default;
+
+// Nobody's tools ask for them.
+void open_range(const char*) {}
+void close_range() {}
 
 // No stream or event can be made, so what would work on one is out of reach, but for lent streams.
 Stream::Stream(int) { refuse("a stream"); }

@@ -17,6 +17,7 @@
 #include "train/checkpoint.h"
 #include "train/run_log.h"
 #include "train/step_sums.h"
+#include "train/trace.h"
 #include "train/trainer.h"
 
 namespace keiko::train {
@@ -40,6 +41,8 @@ class Run {
   // run_step.cpp
   StepFigures step(data::Loader& loader);
   StepSums run_micro_batches(data::Batch& batch);
+  objective::LossSums run_pass(const objective::MicroBatch& batch, const model::BlockRunner& runner,
+                               double weight, bool is_watched);
   objective::LossSums forward(const objective::MicroBatch& batch, const model::BlockRunner& runner,
                               bool is_watched);
   double finish_gradients();
@@ -52,6 +55,7 @@ class Run {
   void quarantine(const data::Batch& batch, int64_t total);
   void inject_fault();
   // trainer.cpp
+  void finish_step();
   void save(bool wait, std::optional<uint64_t> weights_hash);
   void commit();
   void say_committed();
@@ -80,7 +84,7 @@ class Run {
   std::unique_ptr<optim::AdamW> optimizer_;
   std::unique_ptr<dist::Shards> shards_;  // null: nothing is shared out
   std::unique_ptr<dist::Reducer> reducer_;
-  dist::ShardedBlocks* blocks_ = nullptr;  // the reducer, when gradients are shared out
+  dist::ShardedBlocks* blocks_ = nullptr;     // the reducer, when gradients are shared out
   optim::Schedule schedule_;
   bool use_autocast_ = false;
   bool averages_ = false;  // the objective keeps moving averages of its weights
@@ -97,6 +101,7 @@ class Run {
   PhaseFile phases_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   std::unique_ptr<RunLog> log_;
+  Trace trace_;
   nlohmann::json restored_state_;
   int64_t stop_requests_ = 0, unwritten_ = 0;  // over all ranks, in the last step
   TrainResult result_;

@@ -163,6 +163,29 @@ void RunLog::write_norms(int64_t step, const std::vector<std::pair<std::string, 
   tensorboard_->write(step, scalars);
 }
 
+void RunLog::write_trace(int64_t step, const ordered_json& trace) {
+  ordered_json json = {
+      {"kind", "event"}, {"event", "trace"}, {"step", step}, {"time", unix_time_s()}};
+  double traced_s = 0;
+  for (const auto& s : trace["step_s"])
+    traced_s += s.get<double>() / double(trace["step_s"].size());
+  for (const auto& [key, value] : trace.items()) json[key] = value;
+  metrics_->write(json);
+  if (progress_) progress_->finish("");
+  const std::string before =
+      trace.contains("step_s_before")
+          ? fmt::format(", {:.3f} s in those before", trace["step_s_before"].get<double>())
+          : "";
+  const double aside = trace["start_s"].get<double>() + trace["write_s"].get<double>();
+  spdlog::info(
+      "traced steps {} to {}: {} ({}); {:.3f} s a step while traced{}, {:.1f} s to start "
+      "and to write; open it at https://ui.perfetto.dev",
+      trace["first_step"].get<int64_t>(), trace["last_step"].get<int64_t>(),
+      trace["file"].get<std::string>(), report::bytes_text(trace["bytes"].get<double>()), traced_s,
+      before, aside);
+  clock_s_ += aside;  // not training: leave it out of the rates
+}
+
 void RunLog::write_warning(int64_t step, const std::string& event, const std::string& text) {
   metrics_->write({{"kind", "event"},
                    {"event", event},

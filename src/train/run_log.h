@@ -38,6 +38,8 @@ class RunLog {
   void write_evaluation(int64_t step, const nlohmann::ordered_json& summary, double seconds);
   // A line of kind "event" with the norms by name ("grad/block03.decay", "activation/block03").
   void write_norms(int64_t step, const std::vector<std::pair<std::string, double>>& norms);
+  // A line of kind "event" with what Trace::end() gave, and a line of the log.
+  void write_trace(int64_t step, const nlohmann::ordered_json& trace);
   // A line of kind "event", and a warning on the terminal and in log.txt.
   void write_warning(int64_t step, const std::string& event, const std::string& text);
   void write_sample(int64_t step, const data::ClipPlan& plan);

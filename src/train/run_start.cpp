@@ -25,7 +25,8 @@ Run::Run(const Recipe& recipe, const TrainContext& context)
       threads_(share_threads(recipe, context.launch, usable_cores(), !device_.is_cpu())),
       dataset_(env_, recipe.data, recipe.clip, recipe.augment, uint64_t(recipe.seed),
                recipe.loader.shuffle_block),
-      guard_(recipe.guard) {
+      guard_(recipe.guard),
+      trace_(env_, context.trace, context.run_folder, communicator_.rank(), context.accelerator) {
   set_up_compute(recipe, threads_, recipe.train.shard != "none" && communicator_.world_size() > 1,
                  device_.type());
   use_autocast_ = resolve_precision(recipe, device_.type()) == "bf16";

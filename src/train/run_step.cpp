@@ -14,6 +14,7 @@
 #include "train/agreement.h"
 #include "train/batch_cut.h"
 #include "train/evaluation.h"
+#include "train/range.h"
 #include "train/run.h"
 #include "train/signals.h"
 
@@ -26,7 +27,7 @@ StepFigures Run::step(data::Loader& loader) {
   const double start = monotonic_s();
   if (context_.control) context_.control->at_step(step_);
   phases_.set(Phase::kStep);
-  data::Batch& batch = loader.next();
+  data::Batch& batch = in_range("data wait", [&]() -> data::Batch& { return loader.next(); });
   figures.data_wait_s = monotonic_s() - start;
   record_samples(batch);
   reducer_->begin_step();
@@ -38,7 +39,9 @@ StepFigures Run::step(data::Loader& loader) {
   // Reductions are under way; the step's figures queue behind them.
   phases_.set(Phase::kReduce);
   const double before_waiting = monotonic_s();
-  const StepSums sums = sum_over_ranks(mine, before_waiting - start, communicator_);
+  const StepSums sums = in_range("reduce figures", [&] {
+    return sum_over_ranks(mine, before_waiting - start, communicator_);
+  });
   const double figures_there = monotonic_s();
   quarantine(batch, sums.bad);
   stop_requests_ = sums.stop_requests;
@@ -46,7 +49,7 @@ StepFigures Run::step(data::Loader& loader) {
   figures.loss = sums.loss / double(recipe_.batch_size);
   figures.lr = optim::lr_at(schedule_, step_);
   const double before_update = monotonic_s();
-  figures.grad_norm = finish_gradients();
+  figures.grad_norm = in_range("reduce gradients", [&] { return finish_gradients(); });
   // The figures queue behind the gradients, so most of the waiting is theirs.
   figures.reduce_wait_s = figures_there - before_waiting + reducer_->waited_s();
   phases_.set(Phase::kUpdate);
@@ -79,7 +82,9 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
       recipe_.train.activation_checkpointing ? checkpointing : straight;
   std::optional<dist::ShardingRunner> sharding;
   if (blocks_) sharding.emplace(*blocks_, inner);
-  const model::BlockRunner& runner = sharding ? *sharding : inner;
+  const NamingRunner named(sharding ? *sharding : inner);
+  const bool gives_names = trace_.is_on() || !device_.is_cpu();
+  const model::BlockRunner& runner = gives_names ? named : sharding ? *sharding : inner;
   StepSums mine;
   const auto figures = at::TensorOptions().dtype(at::kDouble).device(device_);
   at::Tensor metrics = at::zeros({metric_count}, figures), loss = at::zeros({}, figures);
@@ -97,25 +102,18 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
       fail(ErrorKind::kUsage, "{}: an item has no label, which objective {} needs",
            dataset_.describe(), recipe_.objective.name);
     reducer_->begin_pass(pass + 1 == passes);
+    // Gradients are means over the global batch from the start: no pass over them to divide.
     const objective::LossSums sums =
-        forward(to_device(view, device_), runner, watches_norms_ && pass == 0);
-    try {
-      // Gradients are means over the global batch from the start: no pass over them to divide.
-      sums.loss.backward(
-          at::full_like(sums.loss, is_padding ? 0 : 1.0 / double(recipe_.batch_size)));
-    } catch (const c10::Error& e) {
-      if (!recipe_.debug.anomaly) throw;
-      fail(ErrorKind::kData, "step {}: {}; {}", step_, e.what_without_backtrace(),
-           look_at_samples());
-    }
+        run_pass(view, runner, is_padding ? 0 : 1.0 / double(recipe_.batch_size),
+                 watches_norms_ && pass == 0);
     reducer_->end_pass();
     if (is_padding) continue;
-    loss += sums.loss.detach();
+    loss += sums.loss;
     if (sums.metrics.defined()) metrics += sums.metrics;
   }
   reducer_->start_rest();
   // The host waits for the device here, once a step: from here on the batch is free again.
-  mine.loss = loss.item<double>();
+  mine.loss = in_range("device wait", [&] { return loss.item<double>(); });
   metrics = metrics.cpu();
   mine.metrics.assign(metrics.const_data_ptr<double>(),
                       metrics.const_data_ptr<double>() + metric_count);
@@ -125,6 +123,23 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
   mine.unwritten = checkpoints_->is_saving() && !checkpoints_->is_written() ? 1 : 0;
   mine.decoded_frames = batch.cost.packets_decoded;
   return mine;
+}
+
+// Forward and backward of one micro-batch, whose tensors are on the CPU. Its sums, without a graph.
+objective::LossSums Run::run_pass(const objective::MicroBatch& batch,
+                                  const model::BlockRunner& runner, double weight,
+                                  bool is_watched) {
+  objective::LossSums sums =
+      in_range("forward", [&] { return forward(to_device(batch, device_), runner, is_watched); });
+  try {
+    const Range range("backward");
+    sums.loss.backward(at::full_like(sums.loss, weight));
+  } catch (const c10::Error& e) {
+    if (!recipe_.debug.anomaly) throw;
+    fail(ErrorKind::kData, "step {}: {}; {}", step_, e.what_without_backtrace(), look_at_samples());
+  }
+  sums.loss = sums.loss.detach();
+  return sums;
 }
 
 objective::LossSums Run::forward(const objective::MicroBatch& batch,
@@ -189,6 +204,7 @@ void Run::check_copies() {
 
 // Clips and steps.
 void Run::update(double grad_norm) {
+  const Range range("update");
   if (recipe_.optimizer.clip_grad > 0)  // as torch.nn.utils.clip_grad_norm_
     optimizer_->scale_gradients(std::min(1.0, recipe_.optimizer.clip_grad / (grad_norm + 1e-6)));
   optimizer_->step(optim::lr_at(schedule_, step_), recipe_.optimizer.weight_decay_at(step_, steps_),

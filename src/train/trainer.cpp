@@ -11,6 +11,7 @@
 #include "train/agreement.h"
 #include "train/batch_cut.h"
 #include "train/evaluation.h"
+#include "train/range.h"
 #include "train/run.h"
 #include "train/signals.h"
 
@@ -20,6 +21,7 @@ using nlohmann::ordered_json;
 
 void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
   phases_.set(Phase::kHostCopy);
+  std::optional<Range> range("host copy");
   if (blocks_) blocks_->gather_all();
   CheckpointContent content =
       copy_content(step_, *objective_, *optimizer_, communicator_, shards_.get(), weights_hash);
@@ -37,9 +39,12 @@ void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
     content.state["time"] = utc_now();
   }
   if (blocks_) blocks_->drop_all();
+  range.reset();
   phases_.set(Phase::kCommit);  // of an earlier save
+  range.emplace("commit");
   checkpoints_->save(std::move(content));
   say_committed();
+  range.reset();
   if (!wait) return;
   commit();
   checkpoints_->wait_for_removal();
@@ -47,6 +52,7 @@ void Run::save(bool wait, std::optional<uint64_t> weights_hash) {
 
 void Run::commit() {
   phases_.set(Phase::kCommit);
+  const Range range("commit");
   checkpoints_->commit();
   say_committed();
 }
@@ -69,6 +75,7 @@ void Run::say_committed() {
 
 void Run::evaluate_now() {
   if (!eval_dataset_) return;
+  const Range range("evaluation");
   const double start = monotonic_s();
   if (blocks_) blocks_->gather_all();
   ordered_json summary;
@@ -87,6 +94,27 @@ media::MakeBuffer Run::make_buffer() const {
   return [gpu = int(device_.index())] {
     return std::make_unique<cuda::PinnedBuffer>(gpu, "the frames of a batch");
   };
+}
+
+// What follows a step: evaluation and checkpoint where they are due.
+void Run::finish_step() {
+  inject_fault();
+
+  // Everyone's files are down: make the checkpoint count.
+  if (checkpoints_->is_saving() && unwritten_ == 0) commit();
+  result_.is_preempted = stop_requests_ > 0 && step_ < steps_;
+  const bool is_last = step_ == steps_ || result_.is_preempted;
+  if (eval_dataset_ && !result_.is_preempted && (step_ == steps_ || is_due(recipe_.eval.every)))
+    evaluate_now();
+  const bool saves = is_last || is_due(recipe_.checkpoint.every);
+  std::optional<uint64_t> weights_hash;
+  if (!shards_ && (saves || is_due(recipe_.guard.replicas_every)))
+    weights_hash = check_replicas(objective_->parameters(), step_, communicator_);
+  if (!holds_whole() && shards_->replicas().world_size() > 1 &&
+      (saves || is_due(recipe_.guard.replicas_every)))
+    check_parts(objective_->parameters(), optimizer_->owned(), shards_->group().world_size(), step_,
+                communicator_);
+  if (saves) save(is_last, weights_hash);
 }
 
 TrainResult Run::go() {
@@ -111,6 +139,7 @@ TrainResult Run::go() {
     return result_;
   }
 
+  trace_.check(step_, steps_);
   loader_ = std::make_unique<data::Loader>(
       env_, dataset_,
       [&](int64_t step) {
@@ -122,31 +151,21 @@ TrainResult Run::go() {
       step_, true, threads_.decode, int(recipe_.loader.prefetch), context_.make_decoder,
       make_buffer());
   log_->start_clock(step_, steps_);
-  bool saved_now = false, evaluated_now = false;
   while (step_ < steps_ && !result_.is_preempted) {
-    StepFigures figures = step(*loader_);
-    ++step_;
-    result_.step = step_;
-    if (is_first()) log_->write_step(step_, figures, recipe_.log.every);
-
-    inject_fault();
-
-    // Everyone's files are down: make the checkpoint count.
-    if (checkpoints_->is_saving() && unwritten_ == 0) commit();
-    result_.is_preempted = stop_requests_ > 0 && step_ < steps_;
-    const bool is_last = step_ == steps_ || result_.is_preempted;
-    evaluated_now =
-        eval_dataset_ && !result_.is_preempted && (step_ == steps_ || is_due(recipe_.eval.every));
-    if (evaluated_now) evaluate_now();
-    saved_now = is_last || is_due(recipe_.checkpoint.every);
-    std::optional<uint64_t> weights_hash;
-    if (!shards_ && (saved_now || is_due(recipe_.guard.replicas_every)))
-      weights_hash = check_replicas(objective_->parameters(), step_, communicator_);
-    if (!holds_whole() && shards_->replicas().world_size() > 1 &&
-        (saved_now || is_due(recipe_.guard.replicas_every)))
-      check_parts(objective_->parameters(), optimizer_->owned(), shards_->group().world_size(),
-                  step_, communicator_);
-    if (saved_now) save(is_last, weights_hash);
+    const int64_t number = step_;
+    trace_.begin(number);
+    double step_s = 0;
+    {
+      const Range range(fmt::format("step {}", number));
+      const StepFigures figures = step(*loader_);
+      step_s = figures.step_s;
+      ++step_;
+      result_.step = step_;
+      if (is_first()) log_->write_step(step_, figures, recipe_.log.every);
+      finish_step();
+    }
+    const auto traced = trace_.end(number, step_s, step_ == steps_ || result_.is_preempted);
+    if (traced && is_first()) log_->write_trace(number, *traced);
   }
   if (is_first()) {
     if (result_.is_preempted)

@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "gpu/accelerator.h"
 #include "train/compute.h"
 #include "train/recipe.h"
+#include "train/trace.h"
 
 namespace keiko::train {
 
@@ -34,6 +36,7 @@ struct TrainContext {
   std::string run_folder;
   std::string command_line;
   std::vector<std::string> allowed_changes;  // recipe keys that may differ on resume
+  std::optional<TraceSteps> trace;           // steps to write a profiler's trace of
 };
 
 struct TrainResult {

@@ -32,13 +32,13 @@ def under_torchrun(keiko_bin, keiko_env, recipe, ranks, folder):
     assert code == 0, (folder / "torchrun.txt").read_text()[-4000:]
 
 
-def by_hand(keiko_bin, keiko_env, recipe, ranks, folder):
+def by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options):
     port, started = str(free_port()), []
     for rank in range(ranks):
         env = keiko_env | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         with open(folder / f"rank-{rank}.txt", "w") as log:
-            started.append(subprocess.Popen([keiko_bin, "train", recipe], env=env, stdin=subprocess.DEVNULL,
+            started.append(subprocess.Popen([keiko_bin, "train", recipe, *options], env=env, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(timeout=180) for process in started]
