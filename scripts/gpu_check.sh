@@ -90,21 +90,21 @@ run() {
   work="$(mktemp -d)"
   trap "rm -rf '$work'" EXIT
 
-  part doctor 20 "$keiko" doctor
+  part doctor 15 "$keiko" doctor
   nvidia-smi -q > "$out/nvidia-smi.log" 2>&1 || echo "gpu_check: no nvidia-smi here: is there a GPU at all?"
   local test
   for test in "$dir"/bin/*_gpu_test; do
-    part "$(basename "$test")" 110 "$test" --gtest_output="json:$out/$(basename "$test").json"
+    part "$(basename "$test")" 70 "$test" --gtest_output="json:$out/$(basename "$test").json"
   done
   if grep -q "SKIPPED" "$out"/*_gpu_test.log; then
     failed=1
     echo "gpu_check: FAILED  tests skipped themselves:"
     grep -h -i -E "^NO |no GPU|NOT " "$out"/*_gpu_test.log | sort -u | head -5 | sed 's/^/    /'
   fi
-  [ ! -x "$dir/bin/kernels" ] || part kernels 40 "$dir/bin/kernels" --json "$out/kernels.json"
+  [ ! -x "$dir/bin/kernels" ] || part kernels 30 "$dir/bin/kernels" --json "$out/kernels.json"
 
   # The same few steps on the processor and on the GPU: losses agree, or something is wrong.
-  part synth 20 "$keiko" synth --out "$work/clips" --train 512 --test 64 --size 64
+  part synth 15 "$keiko" synth --out "$work/clips" --train 512 --test 64 --size 64
   cat > "$work/recipe.yaml" << RECIPE
 data: $work/clips/train.kix
 clip: {num_frames: 16, size: 32}
@@ -115,23 +115,30 @@ optimizer: {base_lr: 1.0e-3}
 precision: fp32
 log: {every: 1}
 RECIPE
-  local device
-  for device in cpu cuda; do
-    part "train_$device" 35 "$keiko" train "$work/recipe.yaml" "run=$work/$device" "train.device=$device" loader.decode=cpu
-    [ ! -e "$work/$device/metrics.jsonl" ] || cp "$work/$device/metrics.jsonl" "$out/train_$device.jsonl"
+  # On the GPU once more with passes that are recorded as CUDA graphs, and once with clips decoded there: pixels
+  # differ by a level here and there.
+  local way
+  for way in cpu cuda graph nvdec; do
+    local options=("train.device=cuda" "loader.decode=cpu")
+    case $way in
+      cpu) options=("train.device=cpu") ;;
+      graph) options+=(train.cuda_graph=always --trace steps=12..13) ;;
+      nvdec) options=("train.device=cuda" "loader.decode=nvdec") ;;
+    esac
+    part "train_$way" 25 "$keiko" train "$work/recipe.yaml" "run=$work/$way" "${options[@]}"
+    [ ! -e "$work/$way/metrics.jsonl" ] || cp "$work/$way/metrics.jsonl" "$out/train_$way.jsonl"
   done
-  part losses 10 bash -c 'compare_losses "$@"' _ "$out/train_cpu.jsonl" "$out/train_cuda.jsonl" 0.001
-  # The same clips decoded on the GPU: pixels differ by a level here and there.
-  part train_nvdec 35 "$keiko" train "$work/recipe.yaml" "run=$work/nvdec" train.device=cuda loader.decode=nvdec
-  [ ! -e "$work/nvdec/metrics.jsonl" ] || cp "$work/nvdec/metrics.jsonl" "$out/train_nvdec.jsonl"
-  part losses_nvdec 10 bash -c 'compare_losses "$@"' _ "$out/train_cuda.jsonl" "$out/train_nvdec.jsonl" 0.05
+  part losses 5 bash -c 'compare_losses "$@"' _ "$out/train_cpu.jsonl" "$out/train_cuda.jsonl" 0.001
+  part losses_graph 5 bash -c 'compare_losses "$@"' _ "$out/train_cuda.jsonl" "$out/train_graph.jsonl" 0.001
+  part losses_nvdec 5 bash -c 'compare_losses "$@"' _ "$out/train_cuda.jsonl" "$out/train_nvdec.jsonl" 0.05
+  part graph_is_used 5 grep "recorded forward and backward" "$out/train_graph.log"
+  part trace 5 bash -c 'cp "$1"/traces/*.json "$2" && grep -c "\"cat\": \"kernel\"" "$2"' _ "$work/graph" "$out/trace.json"
 
   # Steps of published models on random clips, bf16 over fp32 weights.
-  local model
-  for model in videomae-b videomae-l; do
-    part "step_$model" 40 "$keiko" bench step --device cuda --dtype bf16 --model "$model" --batch 32 --steps 20 \
-      --warmup 5 --json "$out/step_$model.json"
-  done
+  local step=(bench step --device cuda --dtype bf16 --batch 32 --steps 20 --warmup 5)
+  part step_videomae-b 30 "$keiko" "${step[@]}" --model videomae-b --json "$out/step_videomae-b.json"
+  part step_videomae-b_graph 30 "$keiko" "${step[@]}" --model videomae-b --cuda-graph --json "$out/step_videomae-b_graph.json"
+  part step_videomae-l 30 "$keiko" "${step[@]}" --model videomae-l --json "$out/step_videomae-l.json"
 
   # Frames a second into tensors, decoded on the processor and on the GPU, beside what decoding alone gives; then
   # the whole way from files to steps.

@@ -87,7 +87,7 @@ double StepTime::total() const { return std::accumulate(std::begin(part), std::e
 
 StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
                         objective::MicroBatch& batch, int64_t step, bool use_autocast,
-                        gpu::Accelerator* gpu) {
+                        gpu::Accelerator* gpu, train::RecordedPasses* recorded) {
   StepTime time;
   double last = monotonic_s();
   size_t next = 0;
@@ -105,13 +105,15 @@ StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
   objective.parameters().zero_grad();
   lap();
   objective::LossSums sums;
-  {
+  if (recorded) {
+    sums = recorded->run(batch);
+  } else {
     const train::AutocastGuard autocast(use_autocast, batch.video.device().type());
     sums = objective.loss(batch, model::BlockRunner());
   }
   time.loss = sums.loss.item<double>() / double(clips);
   lap();
-  sums.loss.backward(at::full_like(sums.loss, 1.0 / double(clips)));
+  if (!recorded) sums.loss.backward(at::full_like(sums.loss, 1.0 / double(clips)));
   lap();
   (void)optim::gradient_norm(objective.parameters());
   lap();

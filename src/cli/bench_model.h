@@ -11,6 +11,7 @@
 #include "gpu/accelerator.h"
 #include "objective/objective.h"
 #include "optim/adamw.h"
+#include "train/recorded_passes.h"
 
 namespace keiko::cli {
 
@@ -46,9 +47,10 @@ struct StepTime {
 
 // One training step on `batch`, as train/trainer.cpp does it with one rank and one micro-batch.
 // `step` counts from 0; the batch gets its positions. `gpu`: where objective and batch are, whose
-// work is waited for after each part; null: the CPU.
+// work is waited for after each part; null: the CPU. `recorded`: what runs both passes, whose time
+// then counts as forward; null: they run as they are.
 StepTime run_bench_step(objective::Objective& objective, optim::AdamW& adamw,
                         objective::MicroBatch& batch, int64_t step, bool use_autocast,
-                        gpu::Accelerator* gpu = nullptr);
+                        gpu::Accelerator* gpu = nullptr, train::RecordedPasses* recorded = nullptr);
 
 }  // namespace keiko::cli

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/error.h"
 #include "base/machine.h"
 #include "cli/bench.h"
 #include "cli/bench_model.h"
@@ -26,6 +27,7 @@ using nlohmann::ordered_json;
 struct StepBench : BenchClips {
   std::string dtype = "fp32", device = "cpu", json;
   int64_t steps = 6, warmup = 2, threads = 0;
+  bool cuda_graph = false;
 };
 
 void print_table(const ordered_json& j) {
@@ -58,6 +60,17 @@ void print_table(const ordered_json& j) {
 }
 
 int bench_step(const StepBench& o) {
+  if (o.cuda_graph && o.device != "cuda")
+    fail(ErrorKind::kUsage,
+         "--cuda-graph records what a GPU does, and --device is {}; add --device "
+         "cuda",
+         o.device);
+  if (o.cuda_graph && o.warmup < train::RecordedPasses::kRunsBefore)
+    fail(
+        ErrorKind::kUsage,
+        "--cuda-graph records a step after {} others, which --warmup {} does not leave; make it {} "
+        "or more",
+        train::RecordedPasses::kRunsBefore, o.warmup, train::RecordedPasses::kRunsBefore);
   std::unique_ptr<gpu::Accelerator> gpu;  // before torch is asked for anything
   if (o.device == "cuda") {
     gpu = gpu::load_accelerator(0);
@@ -75,6 +88,12 @@ int bench_step(const StepBench& o) {
   options.betas = {0.9, 0.95};
   optim::AdamW adamw(objective->parameters(), options);
 
+  const auto recorder = o.cuda_graph ? gpu->make_recorder() : nullptr;
+  std::unique_ptr<train::RecordedPasses> recorded;
+  if (recorder)
+    recorded = std::make_unique<train::RecordedPasses>(*objective, *recorder, 1.0 / double(o.batch),
+                                                       o.dtype == "bf16", false);
+
   report::Progress progress("bench step");
   std::vector<StepTime> times;
   struct rusage before = {}, after = {};
@@ -83,7 +102,8 @@ int bench_step(const StepBench& o) {
       ::getrusage(RUSAGE_SELF, &before);
       if (gpu) gpu->reset_peak_memory();
     }
-    times.push_back(run_bench_step(*objective, adamw, batch, step, o.dtype == "bf16", gpu.get()));
+    times.push_back(run_bench_step(*objective, adamw, batch, step, o.dtype == "bf16", gpu.get(),
+                                   recorded.get()));
     progress.update(step + 1, o.warmup + o.steps + 1);
   }
   ::getrusage(RUSAGE_SELF, &after);
@@ -100,6 +120,8 @@ int bench_step(const StepBench& o) {
                     {"device", gpu ? gpu->name() : "cpu"},
                     {"dtype", o.dtype},
                     {"compile", false},
+                    {"cuda_graph", o.cuda_graph},
+                    {"replayed_steps", recorded ? recorded->replays() : 0},
                     {"threads", at::get_num_threads()},
                     {"torch", TORCH_VERSION},
                     {"processor", processor_name()},
@@ -147,6 +169,9 @@ void add_bench_step(CLI::App& bench, Action& action) {
   c->add_option("--device", o->device, "cpu, or cuda: the first GPU")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  c->add_flag("--cuda-graph", o->cuda_graph,
+              "Record forward and backward once and launch them as one, as train.cuda_graph does; "
+              "their time is said as forward's");
   c->add_option("--json", o->json, "Write the figures to this file as JSON (- is stdout)");
   c->callback([o, &action] { action = [o] { return bench_step(*o); }; });
 }

@@ -265,6 +265,8 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
     between_gpus =
         gpu.accelerator->make_communicator(*communicator, double(recipe.train.timeout_s));
   context.accelerator = gpu.accelerator.get();
+  const auto recorder = gpu.accelerator ? gpu.accelerator->make_recorder() : nullptr;
+  context.recorder = recorder.get();
   if (gpu.decoding) decode_on_gpu(context, gpu);
   context.communicator = between_gpus ? between_gpus.get() : communicator.get();
   dist::ControlOptions options;

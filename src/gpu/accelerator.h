@@ -12,6 +12,7 @@
 
 #include "cuda/device.h"
 #include "dist/communicator.h"
+#include "gpu/recorder.h"
 
 namespace keiko::gpu {
 
@@ -42,6 +43,8 @@ class Accelerator {
   // it. Throws Error(kIo).
   virtual std::unique_ptr<dist::Communicator> make_communicator(dist::Communicator& host,
                                                                 double timeout_s) = 0;
+  // Of work on this GPU. The accelerator outlives it.
+  virtual std::unique_ptr<Recorder> make_recorder() = 0;
 };
 
 // Loads the module, if it is not loaded yet, and says why that cannot be done; empty: it is there.

@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 
+#include "base/error.h"
 #include "dist/ranks_for_tests.h"
 #include "gpu/accelerator.h"
 
@@ -55,6 +56,43 @@ TEST(Gpu, TorchComputesOnItAndCountsItsMemory) {
   EXPECT_GE(gpu->memory().peak_allocated - before, 3 * 8 * (1 << 20));
   EXPECT_GT(gpu->memory().total, gpu->memory().allocated);
   EXPECT_FALSE(gpu->name().empty());
+}
+
+// The gradient of sum((w x)^2) by w is 2 w x^2, added to what is there.
+TEST(Gpu, ARecordingDoesItsWorkAgainOnWhatLiesInItsMemory) {
+  if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU: " << why_no_accelerator();
+  const auto gpu = load_accelerator(0);
+  const auto recorder = gpu->make_recorder();
+  const auto options = at::TensorOptions().device(gpu->device()).dtype(at::kFloat);
+  const at::Tensor x = at::zeros({1024}, options);
+  at::Tensor w = at::full({1024}, 3, options).requires_grad_();
+  w.mutable_grad() = at::zeros({1024}, options);
+  at::Tensor loss;
+  const auto work = [&] {
+    const at::Tensor squares = (w * x).square().sum();
+    squares.backward();
+    loss = squares.detach();
+  };
+  std::unique_ptr<Recording> recording;
+  double sum = 0;
+  for (int64_t step = 1; step <= 6; ++step) {
+    x.fill_(double(step));
+    sum += 2 * 3 * double(step * step);
+    if (step == 4) recording = recorder->record(work);
+    if (recording) {
+      recording->replay();
+    } else {
+      recorder->run(work);
+    }
+    EXPECT_EQ(loss.item<float>(), 1024.0f * 9 * float(step * step)) << step;
+    EXPECT_TRUE(w.grad().eq(sum).all().item<bool>()) << step;
+  }
+  // A copy from memory that is not pinned, and a look at a value: the host would wait.
+  EXPECT_THROW(recorder->record([&] { (void)x.sum().item<float>(); }), Error);
+  // It can be used on.
+  x.fill_(1);
+  recording->replay();
+  EXPECT_EQ(loss.item<float>(), 1024.0f * 9);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "gpu/accelerator.h"
+#include "gpu/graph_recorder.h"
 #include "gpu/nccl_communicator.h"
 
 namespace keiko::gpu {
@@ -55,6 +56,7 @@ class TorchAccelerator : public Accelerator {
                                                         double timeout_s) override {
     return make_nccl_communicator(host, device(), timeout_s);
   }
+  std::unique_ptr<Recorder> make_recorder() override { return make_graph_recorder(index_); }
 
  private:
   c10::DeviceIndex index_;

@@ -11,6 +11,11 @@ at::Tensor upload(const at::Tensor& tensor, at::Device device) {
   return source.to(device, source.scalar_type(), /*non_blocking=*/true);
 }
 
+void upload_into(const at::Tensor& there, const at::Tensor& tensor) {
+  const bool leaves_host = there.is_cuda() && tensor.is_cpu();
+  there.copy_(leaves_host ? tensor.pin_memory() : tensor, /*non_blocking=*/true);
+}
+
 std::vector<at::Tensor> upload_all(const std::vector<at::Tensor>& tensors, at::Device device) {
   if (device.is_cpu()) return tensors;
   std::vector<at::Tensor> flat;

@@ -21,4 +21,9 @@ at::Tensor upload(const at::Tensor& tensor, at::Device device);
 // comes back is contiguous.
 std::vector<at::Tensor> upload_all(const std::vector<at::Tensor>& tensors, at::Device device);
 
+// Copies `tensor` (on the CPU, or on the same device) into `there`, of the same shape and dtype, on
+// whatever device. The host does not wait, and may change or drop `tensor` at once, unless it lies
+// in pinned memory: that must stay until the device is done with it.
+void upload_into(const at::Tensor& there, const at::Tensor& tensor);
+
 }  // namespace keiko::model

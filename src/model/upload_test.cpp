@@ -32,6 +32,17 @@ TEST(Upload, SendsSeveralTensorsInOneCopyThatNobodyWaitsFor) {
   EXPECT_TRUE(upload_all({none}, at::kMeta).size() == 1 && watch.uploads() == 1);
 }
 
+TEST(Upload, FillsMemoryThatStays) {
+  const at::Tensor a = at::arange(6).view({2, 3}), here = at::zeros({2, 3}, at::kLong);
+  const void* place = here.data_ptr();
+  upload_into(here, a);
+  EXPECT_TRUE(here.equal(a) && here.data_ptr() == place && place != a.data_ptr());
+  const MetaWatch watch;
+  upload_into(at::empty({2, 3}, at::TensorOptions(at::kMeta).dtype(at::kLong)), a);
+  EXPECT_EQ(watch.uploads(), 1);
+  EXPECT_TRUE(watch.faults().empty());
+}
+
 // The instrument of the tests of devices: it must see what it is there for.
 TEST(MetaWatch, NoticesWhatAGpuWouldRefuseOrWaitFor) {
   const auto options = at::TensorOptions(at::kMeta);

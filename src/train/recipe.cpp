@@ -52,6 +52,9 @@ void TrainOptions::bind(config::Binder& b) {
   b.key("activation_checkpointing", activation_checkpointing,
         "compute blocks again in the backward pass instead of keeping their activations")
       .free();
+  b.choice("cuda_graph", cuda_graph, {"never", "auto", "always"},
+           "on a GPU, record forward and backward once, and launch them as one from then on")
+      .free();
   b.key("overfit", overfit, "train on the first n samples alone, over and over; 0 is on all")
       .at_least(0);
 }

@@ -31,6 +31,9 @@ struct TrainOptions {
   std::string shard = "none";
   int64_t shard_group = 0;                // consecutive ranks that share one copy out; 0: all
   bool activation_checkpointing = false;  // compute blocks again instead of keeping activations
+  // Record passes once and launch them whole: "never", "always" (an error where that is not
+  // possible), or "auto" (the log says where it is not). Nothing that is computed changes.
+  std::string cuda_graph = "never";
   int64_t overfit = 0;  // train on the first n samples alone, over and over; 0: on all
 
   void bind(config::Binder& b);

@@ -15,6 +15,7 @@
 #include "model/block_runner.h"
 #include "optim/schedule.h"
 #include "train/checkpoint.h"
+#include "train/recorded_passes.h"
 #include "train/run_log.h"
 #include "train/step_sums.h"
 #include "train/trace.h"
@@ -35,6 +36,7 @@ class Run {
   void open_data();
   void make_model();
   void share_out();
+  void prepare_recording();
   void enter_folder();
   void resume();
   void calibrate();
@@ -85,6 +87,7 @@ class Run {
   std::unique_ptr<dist::Shards> shards_;  // null: nothing is shared out
   std::unique_ptr<dist::Reducer> reducer_;
   dist::ShardedBlocks* blocks_ = nullptr;     // the reducer, when gradients are shared out
+  std::unique_ptr<RecordedPasses> recorded_;  // null: passes run as they are
   optim::Schedule schedule_;
   bool use_autocast_ = false;
   bool averages_ = false;  // the objective keeps moving averages of its weights

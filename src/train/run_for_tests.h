@@ -112,6 +112,7 @@ class TinyRun : public testing::Test {
       context.communicator = communicator.get();
       context.make_decoder = [] { return std::make_unique<media::CpuClipDecoder>(disk); };
       context.run_folder = run;
+      context.recorder = recorder_;
       train(recipe, context);
     } catch (const Error& e) {
       std::fprintf(stderr, "rank %d: %s\n", int(rank), e.what());
@@ -168,6 +169,7 @@ class TinyRun : public testing::Test {
   static std::vector<int> zeros(int64_t world) { return std::vector<int>(size_t(world), 0); }
   static std::string folder() { return folder_->path(); }
   static inline TempFolder* folder_ = nullptr;
+  static inline gpu::Recorder* recorder_ = nullptr;  // of the runs that are started; null: none
 };
 
 }  // namespace keiko::train

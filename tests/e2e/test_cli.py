@@ -21,7 +21,7 @@ OPTIONS = {
     "inspect": ["--json", "--plan", "--against"],
     "decode": ["--frames", "--md5", "--size", "--out"],
     "preview": ["--step", "--out", "--tensors", "--steps"],
-    "train": ["key=value"],
+    "train": ["key=value", "--trace", "ui.perfetto.dev"],
     "eval": ["--json"],
     "bench": ["decode", "loader", "step", "reduce", "checkpoint"],
     "simulate": ["--costs", "--ranks", "--set", "--json", "--plot", "link_bytes_per_s"],
@@ -54,7 +54,7 @@ def test_the_general_help_lists_every_command(keiko):
 @pytest.mark.parametrize("args", [["trian"], ["train"], ["decode"], ["index", "--uot", "x"], ["synth"],
                                   ["synth", "--out", "{tmp}", "--task", "swirl"],
                                   ["synth", "--out", "{tmp}", "--train", "-3"],
-                                  ["bench", "sandwich"]],
+                                  ["bench", "sandwich"], ["bench", "step", "--cuda-graph"]],
                          ids=lambda args: " ".join(args))
 def test_wrong_usage_exits_2_and_says_why(keiko, tmp_path, args):
     done = keiko(*(arg.format(tmp=tmp_path / "x") for arg in args), check=False)
