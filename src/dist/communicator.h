@@ -2,12 +2,14 @@
 
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "dist/launch.h"
+#include "dist/wait_clock.h"
 
 namespace c10d {
 class Store;
@@ -74,6 +76,12 @@ class Communicator {
   // What the ranks met through, for those who bring another process group along; the
   // communicator's. Null: one rank alone.
   virtual c10d::Store* store() const = 0;
+
+  // How long waiting for collectives of tensors on `device` holds up what is computed there.
+  virtual std::unique_ptr<WaitClock> make_wait_clock(at::Device device) {
+    (void)device;
+    return make_thread_clock();
+  }
 
   // Who is told from now on, also by groups made later; nobody when null. Outlives the
   // communicator's use.

@@ -9,7 +9,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/machine.h"
 
 namespace keiko::dist {
 
@@ -63,7 +62,8 @@ GradientReducer::GradientReducer(Communicator& communicator, model::Parameters& 
       sending_(buckets_.size()),
       seen_(buckets_.size(), 0),
       wanted_(buckets_.size(), -1),
-      self_(std::make_shared<GradientReducer*>(this)) {
+      self_(std::make_shared<GradientReducer*>(this)),
+      clock_(communicator.make_wait_clock(parameters.device())) {
   if (communicator_.world_size() > 1 && options_.overlap) add_hooks();
 }
 
@@ -130,7 +130,7 @@ void GradientReducer::start_rest() {
 void GradientReducer::wait() {
   if (communicator_.world_size() == 1) return;
   const c10::NoGradGuard no_grad;
-  const double begun = monotonic_s();
+  clock_->begin();
   for (size_t number = 0; number < buckets_.size(); ++number) {
     const Bucket& bucket = buckets_[number];
     Sending sending = std::move(sending_[number]);
@@ -142,7 +142,7 @@ void GradientReducer::wait() {
       start += grad.numel();
     }
   }
-  waited_s_ = monotonic_s() - begun;
+  clock_->end();
   next_ = 0;
 }
 

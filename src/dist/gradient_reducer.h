@@ -67,7 +67,7 @@ class GradientReducer : public Reducer {
   const std::vector<Bucket>& buckets() const { return buckets_; }
   // Buckets that started before backward was over, in the last step.
   int64_t started_early() const { return started_early_; }
-  double waited_s() const override { return waited_s_; }
+  double waited_s() override { return clock_->last_s(); }
 
  private:
   struct Sending {
@@ -90,7 +90,7 @@ class GradientReducer : public Reducer {
   size_t next_ = 0;                          // bucket that starts next
   bool is_armed_ = false;
   int64_t started_early_ = 0;
-  double waited_s_ = 0;
+  std::unique_ptr<WaitClock> clock_;  // of wait()
 };
 
 }  // namespace keiko::dist

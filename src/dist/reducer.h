@@ -30,8 +30,9 @@ class Reducer {
   // Returns when all gradients, or those that this rank keeps, are sums over all ranks. Throws
   // Error(kIo).
   virtual void wait() = 0;
-  // Seconds that the last wait() waited.
-  virtual double waited_s() const = 0;
+  // Seconds that the last wait() held up the parameters' device; of a GPU, the last one of which
+  // that is known. Does not wait for it.
+  virtual double waited_s() = 0;
 };
 
 }  // namespace keiko::dist

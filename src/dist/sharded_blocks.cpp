@@ -7,7 +7,6 @@
 #include <torch/csrc/autograd/function_hook.h>
 
 #include "base/error.h"
-#include "base/machine.h"
 #include "model/flat_memory.h"
 
 namespace keiko::dist {
@@ -42,7 +41,8 @@ ShardedBlocks::ShardedBlocks(Shards& shards, model::Parameters& parameters,
       shards_values_(shards_values),
       states_(parameters.blocks().size()),
       owned_(shards.owned_of_whole()),
-      self_(std::make_shared<ShardedBlocks*>(this)) {
+      self_(std::make_shared<ShardedBlocks*>(this)),
+      clock_(shards.group().make_wait_clock(parameters.device())) {
   for (size_t s = 0; s < states_.size(); ++s) {
     const model::BlockStorage& storage = parameters.blocks()[s];
     const Part& part = shards.part(s);
@@ -153,10 +153,10 @@ void ShardedBlocks::start_rest() {
 }
 
 void ShardedBlocks::wait() {
-  const double begun = monotonic_s();
+  clock_->begin();
   while (!sending_.empty()) finish_one();
   replicate();
-  waited_s_ = monotonic_s() - begun;
+  clock_->end();
   drop_all();  // values are about to change
 }
 

@@ -60,7 +60,7 @@ class ShardedBlocks : public Reducer {
   void end_pass() override;
   void start_rest() override;
   void wait() override;
-  double waited_s() const override { return waited_s_; }
+  double waited_s() override { return clock_->last_s(); }
 
   // Most numbers of values and gradients that were whole at once since the last begin_step().
   int64_t most_whole() const { return most_whole_; }
@@ -101,7 +101,7 @@ class ShardedBlocks : public Reducer {
   std::deque<Sending> sending_;
   std::shared_ptr<ShardedBlocks*> self_;  // emptied when this dies before the hooks
   int64_t whole_ = 0, most_whole_ = 0;
-  double waited_s_ = 0;
+  std::unique_ptr<WaitClock> clock_;  // of wait()
 };
 
 // Hands blocks to a ShardedBlocks, which must outlive it, around `inner`.

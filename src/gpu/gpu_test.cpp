@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "base/error.h"
 #include "dist/ranks_for_tests.h"
@@ -39,6 +41,20 @@ TEST(Gpu, NcclCarriesWhatIsOnTheGpuAndGlooTheRest) {
         c->broadcast(said, world - 1);
         if (!said.eq(double(world - 1)).all().item<bool>()) return 5;
       }
+      // Rank 0 comes late: the device of the others waits for it, and not their threads.
+      constexpr double kLate = 0.3;
+      const auto clock = c->make_wait_clock(gpu->device());
+      const at::Tensor y = at::ones({1000}, at::TensorOptions().device(gpu->device()));
+      c->all_reduce(y)->wait();  // the first one of this size prepares
+      gpu->synchronize();
+      c->barrier();
+      if (host.rank() == 0) std::this_thread::sleep_for(std::chrono::duration<double>(kLate));
+      const auto late = c->all_reduce(y);
+      clock->begin();
+      late->wait();
+      clock->end();
+      gpu->synchronize();
+      if (host.rank() > 0 && !(clock->last_s() > kLate / 2 && clock->last_s() < 30)) return 6;
       c->barrier();  // nobody goes while another still receives
       return 0;
     });

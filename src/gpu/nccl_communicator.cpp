@@ -1,6 +1,7 @@
 #include "gpu/nccl_communicator.h"
 
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAStream.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
@@ -10,13 +11,33 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "cuda/stream.h"
 #include "dist/c10d_work.h"
+#include "dist/wait_clock.h"
 
 namespace keiko::gpu {
 namespace {
 
 using dist::Communicator;
 using dist::Work;
+
+// An event of CUDA in torch's current stream.
+class EventMark : public dist::StreamMark {
+ public:
+  explicit EventMark(at::Device device)
+      : device_(device.index()), event_(device_, /*has_time=*/true) {}
+  void record() override {
+    event_.record(cuda::Stream(device_, c10::cuda::getCurrentCUDAStream(device_).stream()));
+  }
+  bool is_reached() const override { return event_.is_reached(); }
+  double seconds_since(const dist::StreamMark& earlier) const override {
+    return 1e-3 * event_.elapsed_ms(static_cast<const EventMark&>(earlier).event_);
+  }
+
+ private:
+  c10::DeviceIndex device_;
+  cuda::Event event_;
+};
 
 class NcclCommunicator : public Communicator {
  public:
@@ -87,6 +108,11 @@ class NcclCommunicator : public Communicator {
     Communicator& borrowed = *host;
     return std::make_unique<NcclCommunicator>(borrowed, std::move(host), device_, timeout_,
                                               watcher_);
+  }
+  std::unique_ptr<dist::WaitClock> make_wait_clock(at::Device device) override {
+    if (!device.is_cuda()) return dist::make_thread_clock();
+    return std::make_unique<dist::StreamClock>(
+        [device] { return std::make_unique<EventMark>(device); });
   }
   std::string meeting() const override { return host_.meeting(); }
   c10d::Store* store() const override { return host_.store(); }
