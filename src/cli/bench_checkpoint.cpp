@@ -19,6 +19,7 @@
 #include "report/progress.h"
 #include "train/checkpoint.h"
 #include "train/compute.h"
+#include "train/restore.h"
 
 namespace keiko::cli {
 namespace {
@@ -147,12 +148,11 @@ enum Part {
   kRemove,
   kVerify,
   kLoad,
-  kRestore,
   kParts
 };
-constexpr const char* kPartNames[] = {
-    "step_ms", "copy_ms",   "logs_ms",   "stall_ms",  "files_ms", "write_ms",  "fsync_ms",
-    "hash_ms", "commit_ms", "remove_ms", "verify_ms", "load_ms",  "restore_ms"};
+constexpr const char* kPartNames[] = {"step_ms",   "copy_ms",   "logs_ms",   "stall_ms",
+                                      "files_ms",  "write_ms",  "fsync_ms",  "hash_ms",
+                                      "commit_ms", "remove_ms", "verify_ms", "load_ms"};
 static_assert(std::size(kPartNames) == kParts);
 
 // A model in training, its run's logs, and the writer of its checkpoints.
@@ -214,20 +214,17 @@ class Saving {
     o.keep = 1;
     return o;
   }
-  // As a run does that starts again: rank 0 verifies, all load.
+  // As a run does that starts again: each rank verifies a part, and reads what it keeps.
   void come_back(std::vector<double>& ms) {
     lap();
-    if (communicator_.rank() == 0 && train::find_checkpoint(&env_, folder_) != newest())
+    if (train::find_checkpoint(&env_, folder_, communicator_) != newest())
       fail(ErrorKind::kInternal, "{}: is not found again", newest());
     ms[kVerify] = lap();
-    const train::LoadedCheckpoint loaded = train::load_checkpoint(&env_, newest(), true);
-    ms[kLoad] = lap();
     const uint64_t before = objective_->parameters().hash();
     lap();
-    objective_->load_weights(loaded.weights);
-    objective_->load_ema(loaded.ema);
-    optimizer_.load_state(loaded.optimizer);
-    ms[kRestore] = lap();
+    train::restore_weights(&env_, newest(), *objective_, nullptr);
+    train::restore_moments(&env_, newest(), communicator_.world_size(), optimizer_);
+    ms[kLoad] = lap();
     if (objective_->parameters().hash() != before)
       fail(ErrorKind::kInternal, "{}: other weights came back than were saved", newest());
     communicator_.barrier();
@@ -289,8 +286,7 @@ void print_table(const ordered_json& j) {
   ms("  hashes and the rest", "hash_ms");
   ms("  removing an older one", "remove_ms");
   ms("coming back: verify", "verify_ms");
-  ms("  load", "load_ms");
-  ms("  into the model", "restore_ms");
+  ms("  load into the model", "load_ms");
   line("stall over step", fmt::format("{:.3f}", j["stall_over_step"].get<double>()));
   line("written at", fmt::format("{:.0f} MB/s", j["files_mb_per_s"].get<double>()));
   line("verified and loaded at", fmt::format("{:.0f} MB/s", j["load_mb_per_s"].get<double>()));

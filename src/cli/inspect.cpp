@@ -116,7 +116,7 @@ ordered_json describe_checkpoint(const std::string& path) {
   j["committed"] = default_env()->status(path + "/COMMIT").exists;
   j["state"] = ordered_json::parse(read_text(default_env(), path + "/state.json"));
   int64_t numbers = 0;
-  const auto loaded = train::load_checkpoint(default_env(), path, false);
+  const auto loaded = train::load_checkpoint(default_env(), path);
   for (const auto& [name, tensor] : loaded.weights) numbers += tensor.numel();
   j["tensors"] = loaded.weights.size();
   j["parameters"] = numbers;

@@ -43,7 +43,7 @@ std::optional<std::string> load_weights_of_run(objective::Objective& objective,
                                                const std::string& run_folder) {
   const auto folder = train::find_checkpoint(default_env(), run_folder + "/checkpoints");
   if (!folder) return std::nullopt;
-  const auto loaded = train::load_checkpoint(default_env(), *folder, false);
+  const auto loaded = train::load_checkpoint(default_env(), *folder);
   const auto unmatched = objective.load_weights(loaded.weights);
   if (!unmatched.missing.empty())
     fail(ErrorKind::kData, "{}: does not hold this recipe's model: {} is missing", *folder,

@@ -54,7 +54,7 @@ ShardedBlocks::ShardedBlocks(Shards& shards, model::Parameters& parameters,
     state.grad_part = zeros();
     if (shards_values) state.value_part = zeros();
     for (size_t i = storage.first; i < storage.last; ++i) {
-      const BufferShare mine = share_of_buffer(parameters.buffers()[i], part);
+      const ViewShare mine = share_of_view(parameters.buffers()[i].value, part);
       owned_[i].grad = state.grad_part.narrow(0, mine.in_part, mine.share.count);
       if (shards_values)
         owned_[i].value = state.value_part.narrow(0, mine.in_part, mine.share.count);

@@ -28,8 +28,8 @@ Part part_of(int64_t numbers, int64_t rank, int64_t ranks) {
   return part;
 }
 
-BufferShare share_of_buffer(const model::FlatBuffer& buffer, const Part& part) {
-  const int64_t first = buffer.value.storage_offset(), last = first + buffer.value.numel();
+ViewShare share_of_view(const at::Tensor& view, const Part& part) {
+  const int64_t first = view.storage_offset(), last = first + view.numel();
   const int64_t low = std::clamp(part.start, first, last);
   const int64_t high = std::clamp(part.start + part.length, first, last);
   if (low == high) return {};
@@ -111,6 +111,14 @@ Shards::Shards(Communicator& world, model::Parameters& parameters, int64_t group
   }
 }
 
+model::Share Shards::kept_of(const at::Tensor& view) const {
+  for (size_t s = 0; s < parts_.size(); ++s)
+    if (parameters_.blocks()[s].value.is_alias_of(view))
+      return share_of_view(view, parts_[s]).share;
+  fail(ErrorKind::kInternal, "a tensor of {} numbers is no view of what is shared out",
+       view.numel());
+}
+
 at::Tensor Shards::whole(size_t storage) const {
   return over_storage(parameters_.blocks()[storage].value, parts_[storage].padded());
 }
@@ -120,7 +128,7 @@ std::vector<model::OwnedSlice> Shards::owned_of_whole() const {
   for (size_t s = 0; s < parts_.size(); ++s)
     for (size_t i = parameters_.blocks()[s].first; i < parameters_.blocks()[s].last; ++i) {
       const model::FlatBuffer& buffer = parameters_.buffers()[i];
-      const model::Share mine = share_of_buffer(buffer, parts_[s]).share;
+      const model::Share mine = share_of_view(buffer.value, parts_[s]).share;
       owned.push_back({buffer.value.narrow(0, mine.start, mine.count),
                        buffer.grad.narrow(0, mine.start, mine.count), mine.start});
     }

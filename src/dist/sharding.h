@@ -25,13 +25,13 @@ struct Part {
 };
 Part part_of(int64_t numbers, int64_t rank, int64_t ranks);
 
-// The numbers of buffer `buffer` of `parameters` that lie in `part` of its storage: from where in
-// the buffer (share.start), how many, and where in the part they lie.
-struct BufferShare {
+// The numbers of `view`, which is contiguous (a buffer's values, a parameter), that lie in `part`
+// of its storage: from where in the view (share.start), how many, and where in the part they lie.
+struct ViewShare {
   model::Share share;
   int64_t in_part = 0;
 };
-BufferShare share_of_buffer(const model::FlatBuffer& buffer, const Part& part);
+ViewShare share_of_view(const at::Tensor& view, const Part& part);
 
 // Throws Error(kUsage) when groups of `group_size` ranks (0: all) do not make up `world_size`.
 void check_shard_group(int64_t group_size, int64_t world_size);
@@ -54,6 +54,8 @@ class Shards {
   Communicator& group() { return group_ ? *group_ : world_; }
   Communicator& replicas() { return *replicas_; }
   const Part& part(size_t storage) const { return parts_[storage]; }
+  // The numbers of `view`, contiguous in the values of one of the storages, that this rank keeps.
+  model::Share kept_of(const at::Tensor& view) const;
   // A storage's values with the room at its end, padded() numbers.
   at::Tensor whole(size_t storage) const;
 

@@ -32,7 +32,7 @@ TEST(Sharding, PartsOfAllRanksMakeUpEveryBufferInOrder) {
           EXPECT_EQ(part.length % 16, 0);
           EXPECT_GE(part.padded(), storage.value.numel());
           EXPECT_LT(part.padded(), storage.value.numel() + 16 * ranks);
-          const BufferShare mine = share_of_buffer(p.buffers()[i], part);
+          const ViewShare mine = share_of_view(p.buffers()[i].value, part);
           if (mine.share.count == 0) continue;
           EXPECT_EQ(mine.share.start, next);
           EXPECT_EQ(mine.share.start % 16, 0);

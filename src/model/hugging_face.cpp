@@ -160,6 +160,10 @@ at::Tensor StoredWeights::read(const StoredTensor& tensor) const {
   return shards_[tensor.shard]->read(tensor.entry);
 }
 
+void StoredWeights::read(const StoredTensor& tensor, int64_t first, at::Tensor into) const {
+  shards_[tensor.shard]->read(tensor.entry, first, std::move(into));
+}
+
 void StoredWeights::rename(const std::string& from, const std::string& to,
                            const std::vector<std::string>& parts) {
   for (StoredTensor& tensor : tensors_)

@@ -43,6 +43,8 @@ class StoredWeights {
   const std::vector<std::string>& files() const { return files_; }        // names, no folder
   // In the file's dtype. The tensor owns its memory.
   at::Tensor read(const StoredTensor& tensor) const;
+  // A stretch of it alone; see read_numbers().
+  void read(const StoredTensor& tensor, int64_t first, at::Tensor into) const;
   // Takes `from` off, or puts `to` before, the names that begin with one of `parts`.
   void rename(const std::string& from, const std::string& to,
               const std::vector<std::string>& parts);

@@ -1,8 +1,10 @@
 #include "model/safetensors.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -134,10 +136,31 @@ SafetensorsReader::SafetensorsReader(Env* env, const std::string& path) : file_(
   }
 }
 
+void read_numbers(const ReadableFile& file, const TensorEntry& entry, int64_t first,
+                  at::Tensor into) {
+  const int64_t size = int64_t(at::elementSize(entry.dtype)), count = into.numel();
+  if (first < 0 || first + count > entry.size / size)
+    fail(ErrorKind::kInternal, "{}: numbers {} to {} of {} are asked for, which has {}",
+         file.path(), first, first + count, entry.name, entry.size / size);
+  const auto read = [&](int64_t at, const at::Tensor& here) {
+    if (here.numel() > 0)
+      file.read(entry.offset + (first + at) * size,
+                {static_cast<uint8_t*>(here.data_ptr()), size_t(here.nbytes())});
+  };
+  if (into.is_cpu() && into.scalar_type() == entry.dtype) return read(0, into);
+  const c10::NoGradGuard no_grad;
+  const at::Tensor flat = into.view({-1});
+  const at::Tensor piece = at::empty({std::min(count, kPieceNumbers)}, entry.dtype);
+  for (int64_t at = 0; at < count; at += kPieceNumbers) {
+    const at::Tensor here = piece.narrow(0, 0, std::min(count - at, kPieceNumbers));
+    read(at, here);
+    flat.narrow(0, at, here.numel()).copy_(here);
+  }
+}
+
 at::Tensor SafetensorsReader::read(const TensorEntry& entry) const {
   at::Tensor tensor = at::empty(entry.shape, entry.dtype);
-  if (entry.size > 0)
-    file_->read(entry.offset, {static_cast<uint8_t*>(tensor.data_ptr()), size_t(entry.size)});
+  read(entry, 0, tensor);
   return tensor;
 }
 

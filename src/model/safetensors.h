@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/env.h"
@@ -35,6 +36,16 @@ uint64_t write_safetensors(Env* env, const std::string& path,
                            const std::function<at::Tensor(size_t)>& make,
                            const std::map<std::string, std::string>& metadata = {});
 
+// Numbers that are read at once where they cannot go straight to where they belong.
+constexpr int64_t kPieceNumbers = 1 << 20;
+
+// Fills `into` with the numbers of a tensor of `file`, as they lie there, from number `first` on.
+// `into` is contiguous, on any device and of any dtype: on the CPU and of the file's dtype it is
+// read in place, else in pieces of kPieceNumbers. Throws Error(kInternal) where there are not as
+// many numbers, Error(kIo).
+void read_numbers(const ReadableFile& file, const TensorEntry& entry, int64_t first,
+                  at::Tensor into);
+
 // A file whose header has been read; tensors are read one by one when asked for. Safe to use from
 // many threads at once.
 class SafetensorsReader {
@@ -47,6 +58,10 @@ class SafetensorsReader {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // `entry` is one of entries(). The tensor owns its memory.
   at::Tensor read(const TensorEntry& entry) const;
+  // A stretch of it alone; see read_numbers().
+  void read(const TensorEntry& entry, int64_t first, at::Tensor into) const {
+    read_numbers(*file_, entry, first, std::move(into));
+  }
 
  private:
   std::unique_ptr<ReadableFile> file_;

@@ -133,6 +133,7 @@ class Objective {
   // All weights under published names, live on the objective's device, those that are not trained
   // too.
   virtual std::vector<model::NamedTensor> weights() { return parameters().published(); }
+  // Takes some or all of weights(); what is not given stays as it is, and is `missing`.
   virtual model::Parameters::Unmatched load_weights(
       const std::vector<model::NamedTensor>& tensors) {
     return parameters().load(tensors);

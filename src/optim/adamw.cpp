@@ -137,20 +137,12 @@ std::vector<model::NamedTensor> AdamW::state() const {
   return tensors;
 }
 
-void AdamW::load_state(const std::vector<model::NamedTensor>& whole) {
+void AdamW::load_state(const ReadState& read) {
   const c10::NoGradGuard no_grad;
   const auto live = state();
-  for (size_t i = 0; i < live.size(); ++i) {
-    const auto& [name, tensor] = live[i];
-    const int64_t numbers = parameters_.buffers()[i / 2].value.numel();
-    const auto found = std::find_if(whole.begin(), whole.end(), [&, &wanted = name](const auto& e) {
-      return e.first == wanted;
-    });
-    if (found == whole.end() || found->second.numel() != numbers)
-      fail(ErrorKind::kData, "the optimiser state {} is missing or of another size", name);
-    at::Tensor(tensor).copy_(
-        found->second.narrow(0, owned_[i / 2].start, owned_[i / 2].value.numel()));
-  }
+  for (size_t i = 0; i < live.size(); ++i)
+    read(live[i].first, parameters_.buffers()[i / 2].value.numel(), owned_[i / 2].start,
+         live[i].second);
 }
 
 }  // namespace keiko::optim

@@ -3,7 +3,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -53,6 +55,11 @@ at::Tensor squared_norms(const std::vector<model::OwnedSlice>& slices);
 // it.
 void decay_layers(model::Parameters& parameters, double layer_decay, int head_block);
 
+// Fills `into` (one-dimensional, contiguous, on whatever device) with what belongs there of a state
+// of AdamW::state() that has `numbers` numbers over all ranks: those from `start` on.
+using ReadState = std::function<void(const std::string& name, int64_t numbers, int64_t start,
+                                     const at::Tensor& into)>;
+
 // Works on the device where the parameters are when it is made, and adds its work to that device's
 // stream: only load_state() waits for the device. Not thread-safe.
 class AdamW {
@@ -78,9 +85,8 @@ class AdamW {
   // First and second moments: "exp_avg.block00.decay". As long as the slice of that buffer; live,
   // on the parameters' device.
   std::vector<model::NamedTensor> state() const;
-  // Copies its slices from whole moments, as long as the flat buffers, on whatever device. Throws
-  // Error(kData) naming one that is missing or of another size.
-  void load_state(const std::vector<model::NamedTensor>& whole);
+  // Has `read` fill its slices, one after the other. Throws what that throws.
+  void load_state(const ReadState& read);
 
  private:
   // Buffers that learn and decay alike: _fused_adamw_ takes them at once.

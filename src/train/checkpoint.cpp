@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <map>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -11,16 +11,13 @@
 #include "base/log.h"
 #include "model/hugging_face.h"
 #include "model/safetensors.h"
+#include "train/restore.h"
 
 namespace keiko::train {
 namespace {
 
 // 2: what a block reads while it runs and around that are buffers of their own.
 constexpr int kVersion = 2;
-
-std::string optimizer_file(int64_t rank, int64_t world_size) {
-  return fmt::format("optimizer-{}-of-{}.safetensors", rank, world_size);
-}
 
 int64_t step_of(const std::string& name) {
   if (name.rfind("step-", 0) != 0) return -1;
@@ -36,8 +33,9 @@ int64_t step_of(const std::string& name) {
 enum class Extent { kWhole, kWeightsAlone };
 
 // Throws Error(kData) naming the first file that is not what state.json says, or a state.json of
-// another step than `step` (-1: of any).
-void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
+// another step than `step` (-1: of any). Of `ranks` ranks each takes its turn among the files.
+void verify(Env* env, const std::string& folder, int64_t step, Extent extent, int64_t rank = 0,
+            int64_t ranks = 1) {
   const auto need = [&](const std::string& name) {
     if (!env->status(folder + "/" + name).exists)
       fail(ErrorKind::kData, "{}/{}: the file is missing", folder, name);
@@ -52,7 +50,9 @@ void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
            version, kVersion);
     if (step >= 0 && state.at("step") != step)
       fail(ErrorKind::kData, "{}/state.json: says step {}", folder, state.at("step").dump());
+    int64_t turn = 0;
     for (const auto& [name, hash] : state.at("files").items()) {
+      if (turn++ % ranks != rank) continue;
       if (extent == Extent::kWeightsAlone && name != "model.safetensors" &&
           name != "ema.safetensors")
         continue;
@@ -63,6 +63,51 @@ void verify(Env* env, const std::string& folder, int64_t step, Extent extent) {
   } catch (const nlohmann::json::exception& e) {
     fail(ErrorKind::kData, "{}/state.json: damaged: {}", folder, e.what());
   }
+}
+
+// What is damaged in the checkpoint, as all ranks see it; "": nothing. Throws what no other
+// checkpoint helps against, on all ranks.
+std::string damage_of(Env* env, const std::string& path, int64_t step,
+                      dist::Communicator* communicator) {
+  std::optional<Error> error;
+  try {
+    verify(env, path, step, Extent::kWhole, communicator ? communicator->rank() : 0,
+           communicator ? communicator->world_size() : 1);
+  } catch (const Error& e) {
+    error = e;
+  }
+  const auto is_damage = [](const Error& e) { return e.kind() == ErrorKind::kData; };
+  // A disk that cannot be read is not a damaged file: its ranks say so with a mark in front.
+  std::vector<std::string> said(1);
+  if (error) said[0] = fmt::format("{}{}", is_damage(*error) ? '=' : '!', error->what());
+  if (communicator) said = communicator->gather_texts(said[0]);
+  if (error && !is_damage(*error)) throw *error;
+  for (size_t rank = 0; rank < said.size(); ++rank)
+    if (said[rank].starts_with('!'))
+      fail(ErrorKind::kIo, "rank {} cannot read a checkpoint: {}", rank, said[rank].substr(1));
+  for (const std::string& damage : said)
+    if (!damage.empty()) return damage.substr(1);
+  return "";
+}
+
+// `communicator`: of ranks that share the work; null: this process alone.
+std::optional<std::string> find_good(Env* env, const std::string& folder,
+                                     const std::vector<std::string>& names,
+                                     dist::Communicator* communicator) {
+  std::string damage;
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    const std::string path = folder + "/" + *name;
+    damage = damage_of(env, path, step_of(*name), communicator);
+    if (damage.empty()) return path;
+    if (!communicator || communicator->rank() == 0)
+      spdlog::warn("DAMAGED CHECKPOINT: {}. Trying the one before it.", damage);
+  }
+  if (!names.empty())
+    fail(ErrorKind::kData,
+         "{}: all {} checkpoints are damaged; the oldest: {}. Bring one back from a backup, or "
+         "remove them to start again from nothing",
+         folder, names.size(), damage);
+  return std::nullopt;
 }
 
 }  // namespace
@@ -298,48 +343,31 @@ std::vector<std::string> list_checkpoints(Env* env, const std::string& folder) {
 }
 
 std::optional<std::string> find_checkpoint(Env* env, const std::string& folder) {
-  const auto names = list_checkpoints(env, folder);
-  std::string last_damage;
-  for (auto name = names.rbegin(); name != names.rend(); ++name) {
-    const std::string path = folder + "/" + *name;
-    try {
-      verify(env, path, step_of(*name), Extent::kWhole);
-      return path;
-    } catch (const Error& e) {
-      if (e.kind() != ErrorKind::kData) throw;  // a disk that cannot be read is not a damaged file
-      spdlog::warn("DAMAGED CHECKPOINT: {}. Trying the one before it.", e.what());
-      last_damage = e.what();
-    }
-  }
-  if (!names.empty())
-    fail(ErrorKind::kData,
-         "{}: all {} checkpoints are damaged; the oldest: {}. Bring one back from a backup, or "
-         "remove them "
-         "to start again from nothing",
-         folder, names.size(), last_damage);
-  return std::nullopt;
+  return find_good(env, folder, list_checkpoints(env, folder), nullptr);
 }
 
-LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer) {
+std::optional<std::string> find_checkpoint(Env* env, const std::string& folder,
+                                           dist::Communicator& communicator) {
+  // Rank 0's list: another may not see a folder yet that was removed or made just now.
+  std::string listed;
+  if (communicator.rank() == 0)
+    for (const std::string& name : list_checkpoints(env, folder)) listed += name + "\n";
+  std::vector<std::string> names;
+  std::istringstream lines(communicator.broadcast_text(listed));
+  for (std::string name; std::getline(lines, name);) names.push_back(name);
+  return find_good(env, folder, names, &communicator);
+}
+
+LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder) {
   LoadedCheckpoint loaded;
-  loaded.folder = folder;
   loaded.weights = model::read_weights(env, folder);
   if (env->status(folder + "/ema.safetensors").exists)
     loaded.ema = model::read_safetensors(env, folder + "/ema.safetensors").tensors;
-  if (!with_optimizer) return loaded;
-  loaded.state = nlohmann::json::parse(read_text(env, folder + "/state.json"));
-  const int64_t world_size = loaded.state.at("world_size");
-  std::map<std::string, std::vector<at::Tensor>> parts;
-  for (int64_t rank = 0; rank < world_size; ++rank)
-    for (const auto& [name, tensor] :
-         model::read_safetensors(env, folder + "/" + optimizer_file(rank, world_size)).tensors)
-      parts[name].push_back(tensor);
-  for (const auto& [name, tensors] : parts) loaded.optimizer.emplace_back(name, at::cat(tensors));
   return loaded;
 }
 
 objective::Weights first_weights(Env* env, const std::string& folder, const std::string& kind) {
-  LoadedCheckpoint loaded = load_checkpoint(env, folder, false);
+  LoadedCheckpoint loaded = load_checkpoint(env, folder);
   if (kind == "ema" && loaded.ema.empty())
     fail(ErrorKind::kUsage,
          "init_weights = ema, but {} holds no ema.safetensors; set init_weights: model", folder);

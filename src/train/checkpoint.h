@@ -105,13 +105,11 @@ class CheckpointWriter {
   std::future<void> removal_;  // of older checkpoints, by rank 0
 };
 
-// A checkpoint read back.
+// The weights of a checkpoint, all of them; a run that resumes reads no more than it keeps
+// (restore.h).
 struct LoadedCheckpoint {
-  std::string folder;
-  nlohmann::json state;
   std::vector<model::NamedTensor> weights;
-  std::vector<model::NamedTensor> ema;        // of ema.safetensors; empty when there is none
-  std::vector<model::NamedTensor> optimizer;  // whole flat states, joined from all shards
+  std::vector<model::NamedTensor> ema;  // of ema.safetensors; empty when there is none
 };
 
 // "step-00001000"
@@ -123,11 +121,14 @@ std::vector<std::string> list_checkpoints(Env* env, const std::string& folder);
 // The newest committed checkpoint whose files all have their recorded hashes; damaged ones are
 // reported by log and passed over. Nothing when there is none; Error(kData) when all are damaged.
 std::optional<std::string> find_checkpoint(Env* env, const std::string& folder);
+// The same for ranks that see one folder: each reads a part of the files to check them, all come to
+// the same answer, and rank 0 reports. What one finds ends all. They call it at the same time.
+std::optional<std::string> find_checkpoint(Env* env, const std::string& folder,
+                                           dist::Communicator& communicator);
 
-// Reads one checkpoint; without the optimiser, any folder with weights that Hugging Face or Keiko
-// wrote (shards, half precision and both spellings of names included). Throws Error(kData) or
-// Error(kIo) naming the file.
-LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder, bool with_optimizer);
+// Reads the weights of any folder that Hugging Face or Keiko wrote (shards, half precision and both
+// spellings of names included). Throws Error(kData) or Error(kIo) naming the file.
+LoadedCheckpoint load_checkpoint(Env* env, const std::string& folder);
 
 // What a run starts from: the weights of `folder`, and its averaged ones unless `kind` is "model".
 // `kind`: init_weights of the recipe. Throws Error(kUsage) when averaged ones are asked for and

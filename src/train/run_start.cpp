@@ -11,6 +11,7 @@
 #include "dist/gradient_reducer.h"
 #include "train/agreement.h"
 #include "train/evaluation.h"
+#include "train/restore.h"
 #include "train/run.h"
 #include "train/run_folder.h"
 
@@ -152,9 +153,8 @@ void Run::enter_folder() {
 }
 
 void Run::resume() {
-  std::string folder;
-  if (is_first()) folder = find_checkpoint(env_, context_.run_folder + "/checkpoints").value_or("");
-  folder = communicator_.broadcast_text(folder);
+  const std::string folder =
+      find_checkpoint(env_, context_.run_folder + "/checkpoints", communicator_).value_or("");
   if (folder.empty()) {
     if (!recipe_.init_from.empty()) {
       const std::string source = resolve_weights(env_, recipe_.init_from);
@@ -165,28 +165,19 @@ void Run::resume() {
     calibrate();
     return;
   }
-  const LoadedCheckpoint loaded = load_checkpoint(env_, folder, true);
-  const auto unmatched = objective_->load_weights(loaded.weights);
-  objective_->load_ema(loaded.ema);
-  if (!unmatched.missing.empty() || !unmatched.unused.empty())
-    fail(ErrorKind::kData, "{}: does not hold this model: {} missing, {} unknown (the first: {})",
-         folder, unmatched.missing.size(), unmatched.unused.size(),
-         unmatched.missing.empty() ? unmatched.unused[0] : unmatched.missing[0]);
-  try {
-    optimizer_->load_state(loaded.optimizer);
-  } catch (const Error& e) {
-    fail(e.kind(), "{}: {}", folder, e.what());
-  }
-  restored_state_ = loaded.state;
-  step_ = loaded.state.at("step");
+  const nlohmann::json state = read_state(env_, folder);
+  restore_weights(env_, folder, *objective_, holds_whole() ? nullptr : shards_.get());
+  restore_moments(env_, folder, state.at("world_size"), *optimizer_);
+  restored_state_ = state;
+  step_ = state.at("step");
   if (context_.control) context_.control->saved(step_);
-  bad_samples_ = loaded.state.value("bad_samples", int64_t{0});
-  if (loaded.state.contains("guard")) guard_.restore(loaded.state["guard"]);
+  bad_samples_ = state.value("bad_samples", int64_t{0});
+  if (state.contains("guard")) guard_.restore(state["guard"]);
   if (!is_first()) return;
   spdlog::info("resuming from {} at step {}", folder, step_);
   warn_of_other_conditions(
-      loaded.state, computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name(),
-                                         context_.decoded_on));
+      state, computing_conditions(recipe_, threads_, communicator_.world_size(), gpu_name(),
+                                  context_.decoded_on));
 }
 
 // Every rank decodes the same clips.

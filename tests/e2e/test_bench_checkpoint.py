@@ -9,7 +9,7 @@ from launching import free_port
 
 SMALL = ("--frames", "4", "--side", "32", "--rounds", "2", "--threads", "1")
 PARTS = ("step_ms", "copy_ms", "logs_ms", "stall_ms", "files_ms", "write_ms", "fsync_ms", "hash_ms", "commit_ms", "remove_ms",
-         "verify_ms", "load_ms", "restore_ms")
+         "verify_ms", "load_ms")
 
 
 def measure(keiko_bin, keiko_env, folder, ranks, *options):
