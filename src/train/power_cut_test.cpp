@@ -2,7 +2,8 @@
 // to the bits of a run that nobody disturbed.
 //
 // Each fsync, rename and removal of every rank is tried, and every twentieth of the many writes and
-// new files, with the kinds of loss in turns. KEIKO_POWER_CUTS=every tries all of those too,
+// new files, with the kinds of loss in turns; of runs that share gradients or parameters out, every
+// fifteenth of these. KEIKO_POWER_CUTS=every tries every operation of all of them,
 // KEIKO_POWER_CUTS=all every operation with every kind of loss.
 
 #include <cstdlib>
@@ -39,10 +40,15 @@ struct Cut {
   std::string text;
 };
 
-class PowerCuts : public TinyRun, public testing::WithParamInterface<int> {
+struct Ranks {
+  int64_t world;
+  const char* shard;
+};
+
+class PowerCuts : public TinyRun, public testing::WithParamInterface<Ranks> {
  protected:
-  // All cuts to be tried, from a run that counts.
-  static std::vector<Cut> choose_cuts(const FaultDisk& counted, int64_t world) {
+  // All cuts to be tried, from a run that counts; of a sample `one_in` that many.
+  static std::vector<Cut> choose_cuts(const FaultDisk& counted, int64_t world, size_t one_in) {
     const char* set = std::getenv("KEIKO_POWER_CUTS");
     const std::string extent = set ? set : "";
     std::vector<Cut> cuts;
@@ -62,16 +68,22 @@ class PowerCuts : public TinyRun, public testing::WithParamInterface<int> {
       else if (!is_plain || extent == "every" || plain++ % 20 == 0)
         add(kLosses[turn++ % std::size(kLosses)]);
     }
-    return cuts;
+    if (!extent.empty()) return cuts;
+    std::vector<Cut> sample;
+    for (size_t i = 0; i < cuts.size(); i += one_in) sample.push_back(cuts[i]);
+    return sample;
   }
 };
 
 TEST_P(PowerCuts, AmongTheDiskOperationsOfEveryRankResumeBitExactly) {
-  const int64_t world = GetParam();
+  const int64_t world = GetParam().world;
+  const std::string shard = GetParam().shard;
+  std::vector<std::string> saving = kSaving;
+  saving.push_back("train.shard=" + shard);
   const TempFolder reference;
   FaultDisk counted;
   ASSERT_EQ(
-      train_ranks(world, reference.path() + "/run", kSaving,
+      train_ranks(world, reference.path() + "/run", saving,
                   [&](int64_t rank) { return std::make_unique<FaultEnv>(disk, &counted, rank); }),
       zeros(world));
   const std::string wanted = essence(reference.path() + "/run", world, kLast);
@@ -80,7 +92,7 @@ TEST_P(PowerCuts, AmongTheDiskOperationsOfEveryRankResumeBitExactly) {
   ASSERT_EQ(undisturbed.overlap, "");
   ASSERT_EQ(list_checkpoints(disk, reference.path() + "/run/checkpoints"),
             (std::vector<std::string>{checkpoint_name(4), checkpoint_name(7)}));
-  const std::vector<Cut> cuts = choose_cuts(counted, world);
+  const std::vector<Cut> cuts = choose_cuts(counted, world, shard == "none" ? 1 : 15);
   int64_t operations = 0;
   for (int64_t rank = 0; rank < world; ++rank) {
     operations += counted.operations(rank);
@@ -97,7 +109,7 @@ TEST_P(PowerCuts, AmongTheDiskOperationsOfEveryRankResumeBitExactly) {
       if (rank == cut.rank) env->stop_at(cut.operation, cut.loss->cut);
       return env;
     };
-    const auto codes = train_ranks(world, run, kSaving, with_faults, cut.loss->cut.takes_disk);
+    const auto codes = train_ranks(world, run, saving, with_faults, cut.loss->cut.takes_disk);
     ASSERT_EQ(codes[size_t(cut.rank)], FaultEnv::kPowerCutExit);
     // Who sees another rank die ends with an error; or has nothing left to ask of it.
     if (!cut.loss->cut.takes_disk) {
@@ -113,15 +125,15 @@ TEST_P(PowerCuts, AmongTheDiskOperationsOfEveryRankResumeBitExactly) {
     if (saves.begun.size() > 1) {
       ASSERT_GE(saves.committed, *std::prev(saves.begun.end(), 2));
     }
-    ASSERT_EQ(train_ranks(world, run, kSaving), zeros(world));
+    ASSERT_EQ(train_ranks(world, run, saving), zeros(world));
     ASSERT_EQ(essence(run, world, kLast), wanted);
     ASSERT_EQ(read_text(disk, run + "/checkpoints/latest"), checkpoint_name(kLast) + "\n");
     ++tried[cut.loss->name];
   }
   std::string counts;
   for (const auto& [name, count] : tried) counts += fmt::format("\n  {:4} {}", count, name);
-  std::printf("%s\n", fmt::format("{} ranks, {} operations, {} power cuts:{}", world, operations,
-                                  cuts.size(), counts)
+  std::printf("%s\n", fmt::format("{} ranks, train.shard {}, {} operations, {} power cuts:{}",
+                                  world, shard, operations, cuts.size(), counts)
                           .c_str());
 }
 
@@ -172,7 +184,12 @@ TEST_F(TinyRun, EverySampleIsListedOnceWhenOtherNumbersOfRanksGoOn) {
   EXPECT_EQ(samples_by_position(run, 4), wanted);
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, PowerCuts, testing::Values(1, 2, 3));
+INSTANTIATE_TEST_SUITE_P(Ranks, PowerCuts,
+                         testing::Values(Ranks{1, "none"}, Ranks{2, "none"}, Ranks{3, "none"},
+                                         Ranks{2, "gradients"}, Ranks{2, "parameters"}),
+                         [](const auto& info) {
+                           return fmt::format("{}_{}", info.param.world, info.param.shard);
+                         });
 
 }  // namespace
 }  // namespace keiko::train

@@ -32,7 +32,8 @@ def under_torchrun(keiko_bin, keiko_env, recipe, ranks, folder):
     assert code == 0, (folder / "torchrun.txt").read_text()[-4000:]
 
 
-def by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options):
+def start_by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options):
+    """The ranks of a run as processes, without a launcher; what each says is in folder/rank-R.txt."""
     port, started = str(free_port()), []
     for rank in range(ranks):
         env = keiko_env | {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
@@ -40,6 +41,11 @@ def by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options):
         with open(folder / f"rank-{rank}.txt", "w") as log:
             started.append(subprocess.Popen([keiko_bin, "train", recipe, *options], env=env, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=subprocess.STDOUT))
+    return started
+
+
+def by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options):
+    started = start_by_hand(keiko_bin, keiko_env, recipe, ranks, folder, *options)
     try:
         codes = [process.wait(timeout=180) for process in started]
     finally:

@@ -1,6 +1,6 @@
 """Two ranks killed at random moments, in every phase of a step and of a save, end with the bits of a run left alone.
 
-KEIKO_KILLS sets how many kills there are (12 here); with 60 or more each phase must have been hit twice.
+KEIKO_KILLS sets how many kills there are of each kind of run; with 60 or more each phase must have been hit twice.
 """
 
 import collections
@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 from random import Random
 
+import pytest
+
 import runs
 from launching import free_port
 
-KILLS = int(os.environ.get("KEIKO_KILLS", "12"))
+# By what the ranks share out.
+KILLS = {shard: int(os.environ.get("KEIKO_KILLS", kills)) for shard, kills in
+         (("none", 10), ("gradients", 2), ("parameters", 2))}
 RANKS = 2
-STEPS = 40
 PHASES = {1: "step", 2: "reduce", 3: "update", 4: "host copy", 5: "commit"}
 # Large enough for copies and files that take milliseconds; a save at every step.
-WIDE = {"objective.width": 192, "objective.depth": 3, "steps": STEPS, "checkpoint": {"every": 1, "keep": 2},
+WIDE = {"objective.width": 192, "objective.depth": 3, "checkpoint": {"every": 1, "keep": 2},
         "log": {"every": 1, "samples": True}, "debug": {"phases": True}}
 
 
@@ -38,16 +41,19 @@ def phase_of(run, rank):
     return [PHASES.get(main, "start")] + (["write"] if writing else [])
 
 
-def test_kills_in_every_phase_lose_nothing(keiko_bin, keiko_env, drift, tmp_path):
+@pytest.mark.parametrize("shard", KILLS)
+def test_kills_in_every_phase_lose_nothing(keiko_bin, keiko_env, drift, tmp_path, shard):
+    kills, steps = KILLS[shard], 40 if shard == "none" else 20
     recipe = {name: runs.write_recipe(tmp_path / f"{name}.yaml", runs.PRETRAIN,
-                                      WIDE | {"data": str(drift / "train.kix"), "run": str(tmp_path / name)})
+                                      WIDE | {"train.shard": shard, "steps": steps, "data": str(drift / "train.kix"),
+                                              "run": str(tmp_path / name)})
               for name in ("whole", "killed")}
     begun = time.monotonic()
     assert [p.wait(timeout=300) for p in start(keiko_bin, keiko_env, recipe["whole"])] == [0] * RANKS
-    step_s = (time.monotonic() - begun) / STEPS
+    step_s = (time.monotonic() - begun) / steps
     random, hit, run = Random(6), collections.Counter(), tmp_path / "killed"
     saved = []
-    for kill in range(KILLS):
+    for kill in range(kills):
         latest = run / "checkpoints" / "latest"
         before = latest.read_text() if latest.exists() else ""
         for phase in run.glob("phase-*"):
@@ -66,17 +72,17 @@ def test_kills_in_every_phase_lose_nothing(keiko_bin, keiko_env, drift, tmp_path
         if None in done:
             for rank in range(RANKS):
                 hit.update(phase_of(run, rank))
-        if latest.exists() and latest.read_text() >= "step-%08d" % (STEPS - 3):
+        if latest.exists() and latest.read_text() >= "step-%08d" % (steps - 3):
             saved.append(kill)  # nearly done: start over, so that every kill hits work
             subprocess.run(["rm", "-r", str(run)], check=True)
     assert [p.wait(timeout=300) for p in start(keiko_bin, keiko_env, recipe["killed"])] == [0] * RANKS
-    last = Path("checkpoints") / ("step-%08d" % STEPS)
+    last = Path("checkpoints") / ("step-%08d" % steps)
     for name in ("model.safetensors", *(f"optimizer-{r}-of-{RANKS}.safetensors" for r in range(RANKS))):
         assert (run / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes(), name
     for rank in range(RANKS):
         name = f"samples-{rank}.jsonl"
         assert (run / name).read_text() == (tmp_path / "whole" / name).read_text(), name
-    print(f"{KILLS} kills of {RANKS} ranks, phases hit (of each rank): {dict(hit)}")
-    if KILLS >= 60:
+    print(f"{kills} kills of {RANKS} ranks, train.shard {shard}, phases hit (of each rank): {dict(hit)}")
+    if kills >= 60:
         for phase in (*PHASES.values(), "write"):
             assert hit[phase] >= 2, (phase, hit)

@@ -8,11 +8,13 @@ import json
 import math
 import re
 import shutil
+import signal
+import time
 
 import pytest
 
 import runs
-from launching import by_hand
+from launching import assert_same_bits, by_hand, start_by_hand, steps_of
 from test_ranks import LOSS_TOLERANCE, WEIGHT_TOLERANCE
 
 STEPS = 6
@@ -145,3 +147,29 @@ def test_groups_that_do_not_fit_and_bits_that_cannot_be_compared_are_refused(kei
         with pytest.raises(AssertionError) as refused:
             by_hand(keiko_bin, keiko_env, recipe, ranks, tmp_path)
         assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("shard, victim, number", [("gradients", 0, signal.SIGUSR1), ("parameters", 1, signal.SIGTERM)])
+def test_a_preempted_run_goes_on_to_the_bits_of_one_left_alone(keiko_bin, keiko_env, drift, tmp_path, shard, victim, number):
+    """A signal to one rank of two: both save what they keep, end with 75, and go on from there."""
+    ranks, steps, stopped = 2, 40, tmp_path / "stopped"
+    recipe = {name: write(tmp_path / f"{name}.yaml", "vjepa2", drift, tmp_path / name, steps=steps,
+                          train={"threads": 1, "shard": shard}, checkpoint={"every": 0}) for name in ("whole", "stopped")}
+    by_hand(keiko_bin, keiko_env, recipe["whole"], ranks, tmp_path)
+    started = start_by_hand(keiko_bin, keiko_env, recipe["stopped"], ranks, tmp_path)
+    try:
+        until = time.monotonic() + 60
+        while steps_of(stopped) < 5 and time.monotonic() < until:
+            time.sleep(0.005)
+        started[victim].send_signal(number)
+        codes = [process.wait(timeout=60) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [75] * ranks, "\n".join((tmp_path / f"rank-{r}.txt").read_text()[-2000:] for r in range(ranks))
+    saved = json.loads((runs.checkpoint(stopped) / "state.json").read_text())
+    assert 5 <= saved["step"] < steps and saved["world_size"] == ranks
+    by_hand(keiko_bin, keiko_env, recipe["stopped"], ranks, tmp_path)
+    assert_same_bits(stopped, tmp_path / "whole", ranks, steps)
+    ema = f"checkpoints/step-{steps:08d}/ema.safetensors"
+    assert (stopped / ema).read_bytes() == (tmp_path / "whole" / ema).read_bytes()
