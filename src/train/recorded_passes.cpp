@@ -37,9 +37,10 @@ void send(const at::Tensor& there, const at::Tensor& tensor) {
 
 std::string why_not_recorded(const RecordingNeeds& needs) {
   if (!needs.has_recorder) return "the run computes on the CPU, where launches cost nothing";
-  if (needs.world_size > 1)
+  if (needs.sends_in_backward)
     return fmt::format(
-        "{} ranks: gradients are sent while the backward pass runs, which is not recorded",
+        "{} ranks send gradients while the backward pass runs, which is not recorded; with "
+        "reduce.overlap = false, and train.shard = none or optimizer, they do so after it",
         needs.world_size);
   if (needs.looks_for_anomalies) return "debug.anomaly looks at every operation as it runs";
   return "";

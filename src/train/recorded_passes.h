@@ -22,6 +22,7 @@ namespace keiko::train {
 struct RecordingNeeds {
   bool has_recorder = false;  // false: computes on a CPU
   int64_t world_size = 1;
+  bool sends_in_backward = false;    // several ranks, and reduce.overlap or shared gradients
   bool looks_for_anomalies = false;  // debug.anomaly
 };
 std::string why_not_recorded(const RecordingNeeds& needs);

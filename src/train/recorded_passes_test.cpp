@@ -197,10 +197,11 @@ TEST(RecordedPasses, WhereTheyCannotBeTheReasonIsNamed) {
   const auto says = [](const RecordingNeeds& needs, const char* part) {
     return why_not_recorded(needs).find(part) != std::string::npos;
   };
-  EXPECT_EQ(why_not_recorded({true, 1, false}), "");
-  EXPECT_TRUE(says({false, 1, false}, "on the CPU"));
-  EXPECT_TRUE(says({true, 4, false}, "4 ranks"));
-  EXPECT_TRUE(says({true, 1, true}, "debug.anomaly"));
+  EXPECT_EQ(why_not_recorded({true, 1, false, false}), "");
+  EXPECT_EQ(why_not_recorded({true, 4, false, false}), "");
+  EXPECT_TRUE(says({false, 1, false, false}, "on the CPU"));
+  EXPECT_TRUE(says({true, 4, true, false}, "4 ranks"));
+  EXPECT_TRUE(says({true, 1, false, true}, "debug.anomaly"));
 }
 
 using RecordedRun = TinyRun;
@@ -232,6 +233,27 @@ TEST_F(RecordedRun, GivesTheWeightsOfAnyOtherRun) {
   ASSERT_EQ(code, zeros(1));
   EXPECT_EQ(essence(folder() + "/plain", 1), essence(folder() + "/recorded", 1));
   EXPECT_TRUE(disk->status(folder() + "/mark").exists) << "nothing was recorded";
+}
+
+// Ranks of one clip and of two a step, where gradients are sent after the last pass.
+TEST_F(RecordedRun, OfSeveralRanksSendsGradientsAfterThePasses) {
+  const std::vector<std::string> keys = {"batch_size=3", "micro_batch_size=1",
+                                         "train.shard=optimizer", "reduce.overlap=false"};
+  ASSERT_EQ(train_ranks(2, folder() + "/two", keys), zeros(2));
+  MarkingRecorder recorder(folder() + "/two-mark");
+  recorder_ = &recorder;
+  auto recorded = keys;
+  recorded.push_back("train.cuda_graph=always");
+  const auto codes = train_ranks(2, folder() + "/two-recorded", recorded);
+  recorded.back() = "train.cuda_graph=auto";
+  recorded.push_back("reduce.overlap=true");
+  const auto with_overlap = train_ranks(2, folder() + "/two-overlap", recorded);
+  recorder_ = nullptr;
+  ASSERT_EQ(codes, zeros(2));
+  EXPECT_EQ(essence(folder() + "/two", 2), essence(folder() + "/two-recorded", 2));
+  EXPECT_TRUE(disk->status(folder() + "/two-mark").exists) << "nothing was recorded";
+  EXPECT_EQ(with_overlap, zeros(2));
+  EXPECT_EQ(essence(folder() + "/two", 2), essence(folder() + "/two-overlap", 2));
 }
 
 TEST_F(RecordedRun, OnACpuIsRefusedWhereItMustBeAndDoneWithoutWhereNot) {

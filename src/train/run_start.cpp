@@ -111,8 +111,10 @@ void Run::share_out() {
 void Run::prepare_recording() {
   const std::string& wanted = recipe_.train.cuda_graph;
   if (wanted == "never") return;
+  const int64_t world = communicator_.world_size();
+  const bool sends_in_backward = world > 1 && (blocks_ || recipe_.reduce.overlap);
   const std::string why_not = why_not_recorded(
-      {context_.recorder != nullptr, communicator_.world_size(), recipe_.debug.anomaly});
+      {context_.recorder != nullptr, world, sends_in_backward, recipe_.debug.anomaly});
   if (why_not.empty()) {
     recorded_ = std::make_unique<RecordedPasses>(*objective_, *context_.recorder,
                                                  1.0 / double(recipe_.batch_size), use_autocast_,
