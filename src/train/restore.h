@@ -1,9 +1,10 @@
 // Brings a run's tensors back from a checkpoint, straight to where they are kept.
 //
 // Each rank reads what it keeps and no more: its parts of the moments, whoever wrote them, and its
-// parts of the weights where those are shared out. Nothing of a file is in memory besides that but
-// a piece of at most model::kPieceNumbers numbers, and what an objective holds besides its
-// parameters, one file's worth of it.
+// parts of the weights where those are shared out. Nothing of a file is in memory besides, but a
+// piece of at most model::kPieceNumbers numbers where it cannot be read in place (on GPUs, or in
+// another dtype), and the tensors that an objective holds besides its parameters (a frozen
+// encoder).
 
 #pragma once
 #include <map>
