@@ -8,17 +8,28 @@ if(KEIKO_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${KEIKO_CCACHE})
 endif()
 
-find_program(KEIKO_MOLD mold)
-if(KEIKO_MOLD)
-  # g++ 12.1 and newer knows -fuse-ld=mold; older ones fall back to the system's linker.
-  include(CheckLinkerFlag)
-  check_linker_flag(CXX -fuse-ld=mold KEIKO_HAS_MOLD)
-  if(KEIKO_HAS_MOLD)
-    add_link_options(-fuse-ld=mold)
-    # mold 1.10 lets the read-only-after-relocation segment begin at a thread-local variable without
-    # bytes in the file (at::parallel_for brings one), outside of every loaded page. Depending on sizes,
-    # the program then does not start: "cannot apply additional memory protection after relocation".
-    add_link_options(-Wl,-z,norelro)
+# A quick linker: lld, or mold from 2.0 on. Thread-local variables without bytes in the file
+# (at::parallel_for brings one) are too much for mold 1.10: where they come first among what is written to,
+# it gives them a stale place. Depending on sizes, the program then does not start ("cannot apply additional
+# memory protection after relocation"), or mold itself never ends.
+include(CheckLinkerFlag)
+find_program(KEIKO_LLD ld.lld)
+if(KEIKO_LLD)
+  check_linker_flag(CXX -fuse-ld=lld KEIKO_HAS_LLD)
+endif()
+if(KEIKO_HAS_LLD)
+  add_link_options(-fuse-ld=lld)
+else()
+  find_program(KEIKO_MOLD mold)
+  if(KEIKO_MOLD)
+    execute_process(COMMAND ${KEIKO_MOLD} --version OUTPUT_VARIABLE version ERROR_QUIET)
+    if(version MATCHES "^mold ([0-9.]+)" AND NOT CMAKE_MATCH_1 VERSION_LESS 2)
+      # g++ 12.1 and newer knows -fuse-ld=mold; older ones fall back to the system's linker.
+      check_linker_flag(CXX -fuse-ld=mold KEIKO_HAS_MOLD)
+      if(KEIKO_HAS_MOLD)
+        add_link_options(-fuse-ld=mold)
+      endif()
+    endif()
   endif()
 endif()
 

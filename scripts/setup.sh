@@ -14,7 +14,7 @@ torch_version=2.11.0
 home="${KEIKO_HOME:-$HOME/.cache/keiko}"
 venv="$home/torch-$torch_version"
 
-packages=(cmake g++ ninja-build ccache mold pkg-config git python3 python3-venv ffmpeg
+packages=(cmake g++ ninja-build ccache lld pkg-config git python3 python3-venv ffmpeg
   libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libspdlog-dev libcli11-dev
   libflatbuffers-dev flatbuffers-compiler libxxhash-dev protobuf-compiler libprotobuf-dev
   libpng-dev libgloo-dev libgtest-dev)
@@ -29,12 +29,13 @@ missing=()
 for package in "${packages[@]}"; do
   # A tool from elsewhere on the PATH is as good as its package.
   case "$package" in
-    cmake | git | python3 | ffmpeg | ccache | mold) command -v "$package" > /dev/null && continue ;;
+    cmake | git | python3 | ffmpeg | ccache) command -v "$package" > /dev/null && continue ;;
     g++) command -v g++ > /dev/null && continue ;;
     slurmctld | slurmd) [ -x "/usr/sbin/$package" ] || command -v "$package" > /dev/null && continue ;;
     openmpi-bin) command -v mpirun > /dev/null && continue ;;
     clang) command -v clang++ > /dev/null && continue ;;
     libclang-rt-dev) compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' > /dev/null && continue ;;
+    lld) command -v ld.lld > /dev/null && continue ;;
     ninja-build) command -v ninja > /dev/null && continue ;;
     python3-venv) python3 -c 'import venv, ensurepip' 2> /dev/null && continue ;;
   esac
