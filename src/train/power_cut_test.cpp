@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <ostream>
 #include <set>
 
 #include "train/run_for_tests.h"
@@ -44,6 +45,9 @@ struct Ranks {
   int64_t world;
   const char* shard;
 };
+void PrintTo(const Ranks& ranks, std::ostream* out) {
+  *out << ranks.world << " ranks, train.shard " << ranks.shard;
+}
 
 class PowerCuts : public TinyRun, public testing::WithParamInterface<Ranks> {
  protected:
