@@ -8,7 +8,8 @@
 # PREFIX  where it goes; then build Keiko with KEIKO_FFMPEG=PREFIX in an empty build folder
 #
 # It holds FFmpeg's own decoders of video, libdav1d for AV1, and libx264, which `keiko pack` encodes with
-# (so the result is under the GPL), and ffmpeg and ffprobe. Network protocols and devices are left out.
+# (so the result is under the GPL), and ffmpeg and ffprobe; NVDEC where the headers of NVIDIA's codecs are
+# (pkg-config ffnvcodec, as new as the release wants). Network protocols and devices are left out.
 set -euo pipefail
 
 if [ $# != 2 ]; then
@@ -40,12 +41,18 @@ if [ ! -x "$source/configure" ]; then
   echo "build_ffmpeg: $1 holds no FFmpeg source (configure is missing)" >&2
   exit 1
 fi
+nvdec=()
+if pkg-config --exists ffnvcodec 2> /dev/null; then
+  nvdec=(--enable-ffnvcodec --enable-cuda --enable-nvdec)
+else
+  echo "build_ffmpeg: no ffnvcodec here (nv-codec-headers): it will not decode on GPUs" >&2
+fi
 mkdir -p "$work/build"
 cd "$work/build"
 "$source/configure" --prefix="$prefix" --enable-shared --disable-static --disable-doc --disable-debug \
   --disable-autodetect --enable-zlib --disable-network --disable-avdevice --disable-ffplay \
   --disable-encoders --enable-encoder=libx264,rawvideo,wrapped_avframe,png,mpeg4,mpeg2video,ffv1,pcm_s16le \
-  --enable-gpl --enable-libx264 --enable-libdav1d --enable-rpath \
+  --enable-gpl --enable-libx264 --enable-libdav1d --enable-rpath "${nvdec[@]}" \
   > configure.log || { tail -20 configure.log ffbuild/config.log >&2; exit 1; }
 make -j"$(nproc)" > make.log 2>&1 || { tail -30 make.log >&2; exit 1; }
 make install > install.log

@@ -63,11 +63,18 @@ pack() {
 }
 
 failed=0
+deadline=$(($(date +%s) + 530))
 # part NAME SECONDS COMMAND...: output to OUT/NAME.log; one line here.
 part() {
   local name="$1" limit="$2" begun code=0
   shift 2
   begun=$(date +%s)
+  [ $((deadline - begun)) -ge "$limit" ] || limit=$((deadline - begun))
+  if [ "$limit" -le 0 ]; then
+    failed=1
+    echo "gpu_check: NOT RUN  $name: the nine minutes are over"
+    return
+  fi
   timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
   if [ "$code" = 0 ]; then
     echo "gpu_check: ok      $name ($(($(date +%s) - begun)) s)"
@@ -94,7 +101,7 @@ run() {
   nvidia-smi -q > "$out/nvidia-smi.log" 2>&1 || echo "gpu_check: no nvidia-smi here: is there a GPU at all?"
   local test
   for test in "$dir"/bin/*_gpu_test; do
-    part "$(basename "$test")" 70 "$test" --gtest_output="json:$out/$(basename "$test").json"
+    part "$(basename "$test")" 60 "$test" --gtest_output="json:$out/$(basename "$test").json"
   done
   if grep -q "SKIPPED" "$out"/*_gpu_test.log; then
     failed=1
@@ -131,6 +138,7 @@ RECIPE
   part losses 5 bash -c 'compare_losses "$@"' _ "$out/train_cpu.jsonl" "$out/train_cuda.jsonl" 0.001
   part losses_graph 5 bash -c 'compare_losses "$@"' _ "$out/train_cuda.jsonl" "$out/train_graph.jsonl" 0.001
   part losses_nvdec 5 bash -c 'compare_losses "$@"' _ "$out/train_cuda.jsonl" "$out/train_nvdec.jsonl" 0.05
+  part nvdec_is_used 5 grep -E '[1-9][0-9]* clips were decoded on the GPU, 0 on the CPU' "$out/train_nvdec.log"
   part graph_is_used 5 grep "recorded forward and backward" "$out/train_graph.log"
   part trace 5 bash -c 'cp "$1"/traces/*.json "$2" && grep -c "\"cat\": \"kernel\"" "$2"' _ "$work/graph" "$out/trace.json"
 
@@ -162,6 +170,7 @@ train: {device: cuda}
 loader: {decode: nvdec, prefetch: 3}
 log: {every: 1}
 RECIPE
+    part decode_is_on_gpu 5 bash -c 'has_clips_on_gpu "$1"' _ "$out/decode_nvdec.json"
     part loader_nvdec 20 "$keiko" bench loader "$work/pipeline.yaml" --steps 10 --json "$out/loader_nvdec.json"
     part pipeline 30 "$keiko" train "$work/pipeline.yaml" "run=$work/pipeline"
     [ ! -e "$work/pipeline/metrics.jsonl" ] || cp "$work/pipeline/metrics.jsonl" "$out/pipeline.jsonl"
@@ -171,6 +180,19 @@ RECIPE
   fi
   return "$failed"
 }
+
+# Whether NVDEC, and not the CPU in its place, decoded the clips of a benchmark.
+has_clips_on_gpu() {
+  python3 - "$1" << 'PYTHON'
+import json
+import sys
+
+gpu = json.load(open(sys.argv[1]))["gpu"]
+print(f"clips on the GPU: {gpu['clips_on_gpu']}")
+assert gpu["clips_on_gpu"] > 0, gpu
+PYTHON
+}
+export -f has_clips_on_gpu 2> /dev/null || true
 
 # A plan for `bench decode`: eight clips of 16 frames from each video of a folder that is long enough.
 plan_clips() {

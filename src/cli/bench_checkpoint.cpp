@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -221,6 +222,10 @@ class Saving {
       fail(ErrorKind::kInternal, "{}: is not found again", newest());
     ms[kVerify] = lap();
     const uint64_t before = objective_->parameters().hash();
+    {
+      const c10::NoGradGuard no_grad;
+      for (const auto& buffer : objective_->parameters().buffers()) buffer.value.zero_();
+    }
     lap();
     train::restore_weights(&env_, newest(), *objective_, nullptr);
     train::restore_moments(&env_, newest(), communicator_.world_size(), optimizer_);

@@ -33,8 +33,7 @@ int bench_loader(const LoaderBench& o) {
   };
   media::MakeBuffer make_buffer;
   // As `train` would, whose GPU this stands for.
-  const bool on_gpu = r.train.device != "cpu" && cuda::device_count() > 0;
-  if (train::resolve_decode(r, on_gpu) == "nvdec") {
+  if (train::resolve_decode(r, train::resolve_device(r) == "cuda") == "nvdec") {
     gpu = std::make_unique<cuda::GpuDecoding>(default_env(), 0);
     reader = std::make_unique<cuda::Stream>(gpu->gpu());
     make_decoder = [&] { return gpu->make_decoder(); };

@@ -171,7 +171,7 @@ void add_bench_step(CLI::App& bench, Action& action) {
       ->capture_default_str();
   c->add_flag("--cuda-graph", o->cuda_graph,
               "Record forward and backward once and launch them as one, as train.cuda_graph does; "
-              "their time is said as forward's");
+              "their time is said as forward's. Needs --warmup 3 or more");
   c->add_option("--json", o->json, "Write the figures to this file as JSON (- is stdout)");
   c->callback([o, &action] { action = [o] { return bench_step(*o); }; });
 }

@@ -246,8 +246,20 @@ void decode_on_gpu(train::TrainContext& context, RankGpu& gpu) {
   context.decoded_on = "nvdec";
   context.make_decoder = [&decoding = *gpu.decoding] { return decoding.make_decoder(); };
   context.make_buffer = [&gpu] {
-    return gpu.decoding->make_slot([&gpu] { return gpu.accelerator->stream(); });
+    return gpu.decoding->make_slot([&gpu] { return gpu.accelerator->stream(); },
+                                   [&gpu] { gpu.accelerator->release_unused_memory(); });
   };
+}
+
+// Which of this rank's clips the GPU decoded in the end. Reasons were logged with the first of
+// each.
+void log_decoded(const cuda::NvdecTally::Counts& counts) {
+  int64_t on_cpu = 0;
+  for (const auto& [reason, count] : counts.on_cpu) on_cpu += count;
+  spdlog::info(
+      "{} clips were decoded on the GPU, {} on the CPU; of {} that the GPU complained of, {} were "
+      "bad",
+      counts.on_gpu, on_cpu, counts.doubted, counts.found_bad);
 }
 
 // Meets the other ranks, trains, and sees to it that all of them hear when one ends.
@@ -256,7 +268,8 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
   train::heed_marks(context.env, context.run_folder, launch);
   // Before torch is asked for anything: it remembers what devices it found.
   const bool on_gpu = train::resolve_device(recipe) == "cuda";
-  if (!on_gpu) train::resolve_decode(recipe, false);  // refuses what needs a GPU
+  if (!on_gpu) train::resolve_decode(recipe, false);      // refuses what needs a GPU
+  if (!on_gpu && context.trace) train::quiet_profiler();  // before there are threads
   const auto communicator = dist::make_communicator(launch, double(recipe.train.timeout_s));
   RankGpu gpu;
   if (on_gpu) gpu = take_gpu(recipe, context, *communicator);
@@ -285,6 +298,7 @@ int train_among_ranks(const train::Recipe& recipe, train::TrainContext& context)
     end_process(exit_code(kind), message);
   };
   const train::TrainResult result = train::train(recipe, context);
+  if (gpu.decoding) log_decoded(gpu.decoding->clips());
   if (result.is_preempted && launch.rank == 0)
     train::leave_mark(context.env, context.run_folder, launch, ErrorKind::kPreempted,
                       fmt::format("saved step {}", result.step));

@@ -49,11 +49,13 @@ std::unique_ptr<media::ClipDecoder> GpuDecoding::make_blind_decoder() {
                                             std::make_unique<NoConverter>(gpu_), tally_);
 }
 
-std::unique_ptr<media::BatchBuffer> GpuDecoding::make_slot(
-    std::function<StreamHandle()> reader) const {
+std::unique_ptr<media::BatchBuffer> GpuDecoding::make_slot(std::function<StreamHandle()> reader,
+                                                           std::function<void()> make_room) const {
   return std::make_unique<DeviceSlot>(
       gpu_,
-      std::make_unique<GrowingDeviceBuffer>(gpu_, "a batch's frames, loader.prefetch + 1 times"),
+      std::make_unique<GrowingDeviceBuffer>(
+          gpu_, "the frames of a batch (batch_size, loader.prefetch; eval.batch_size)",
+          std::move(make_room)),
       std::make_shared<StreamQueue>(gpu_, std::move(reader)));
 }
 

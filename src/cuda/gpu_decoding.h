@@ -31,8 +31,9 @@ class GpuDecoding {
   // by itself.
   std::unique_ptr<media::ClipDecoder> make_blind_decoder();
   // `reader` gives the stream in whose order a batch is read, whenever it is asked: by the thread
-  // that takes batches from the loader.
-  std::unique_ptr<media::BatchBuffer> make_slot(std::function<StreamHandle()> reader) const;
+  // that takes batches from the loader. `make_room`: as for GrowingDeviceBuffer, on any thread.
+  std::unique_ptr<media::BatchBuffer> make_slot(std::function<StreamHandle()> reader,
+                                                std::function<void()> make_room = {}) const;
 
   int gpu() const { return gpu_; }
   NvdecTally::Counts clips() const { return tally_.counts(); }

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "base/error.h"
 #include "cuda/error.h"
 
 namespace keiko::cuda {
@@ -30,7 +31,13 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
 uint8_t* GrowingDeviceBuffer::reserve(size_t size) {
   if (size > memory_.size()) {
     memory_ = DeviceBuffer();  // first, or both would have to fit
-    memory_ = DeviceBuffer(device_, size, purpose_);
+    try {
+      memory_ = DeviceBuffer(device_, size, purpose_);
+    } catch (const Error&) {
+      if (!make_room_) throw;
+      make_room_();
+      memory_ = DeviceBuffer(device_, size, purpose_);
+    }
   }
   return memory_.data();
 }

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 #include "cuda/stream.h"
 #include "media/batch_buffer.h"
@@ -32,8 +34,10 @@ class DeviceBuffer {
 // Memory of a device that is kept, and grows at need.
 class GrowingDeviceBuffer : public media::BatchBuffer {
  public:
-  // `purpose`: as for DeviceBuffer.
-  GrowingDeviceBuffer(int device, const char* purpose) : device_(device), purpose_(purpose) {}
+  // `purpose`: as for DeviceBuffer. `make_room`, when given, is called where the device is full,
+  // before it is asked once more: it lets go of what others keep for later.
+  GrowingDeviceBuffer(int device, const char* purpose, std::function<void()> make_room = {})
+      : device_(device), purpose_(purpose), make_room_(std::move(make_room)) {}
 
   // As BatchBuffer. When it must grow, nothing may work with the memory before.
   uint8_t* reserve(size_t size) override;
@@ -42,6 +46,7 @@ class GrowingDeviceBuffer : public media::BatchBuffer {
  private:
   int device_;
   const char* purpose_;
+  std::function<void()> make_room_;
   DeviceBuffer memory_;
 };
 

@@ -176,13 +176,18 @@ void NvdecClipDecoder::convert(const media::ClipRequest& request, int64_t index,
          index, frame.format, int(wanted));
   const int64_t stride = request.channel_stride;
   media::FramePointer surface = as_surface(frame);
-  views.place(
-      index,
-      [&](size_t view, const media::PixelGeometry& geometry, uint8_t* out) {
-        converter_->convert(view, *surface, geometry, out, out + stride, out + 2 * stride,
-                            request.size);
-      },
-      [&](uint8_t* to, const uint8_t* from, size_t bytes) { converter_->copy(to, from, bytes); });
+  try {
+    views.place(
+        index,
+        [&](size_t view, const media::PixelGeometry& geometry, uint8_t* out) {
+          converter_->convert(view, *surface, geometry, out, out + stride, out + 2 * stride,
+                              request.size);
+        },
+        [&](uint8_t* to, const uint8_t* from, size_t bytes) { converter_->copy(to, from, bytes); });
+  } catch (...) {
+    converter_->queue().mark()->wait();  // other views may read the surface yet
+    throw;
+  }
   session.lent().keep(std::move(surface), converter_->queue().mark(), size_t(kMapped));
 }
 

@@ -1,9 +1,10 @@
 // A ClipDecoder that decodes on the GPU, from the same index and plan as the CPU path.
 //
 // Wanted surfaces go through the pixel kernels into the slot; no frame visits host memory, and the
-// host waits for kernels only where a decoder has no more surfaces to lend. What the GPU does not
-// take is decoded on the CPU, and so is everything that a GPU decoder complains of: whether a
-// sample is bad is decided by its content alone, so a clean CPU decoder has the last word.
+// host waits for kernels only where a decoder has no more surfaces to lend, or clips are so short
+// that the kernels of three crops ago still read their tables. What the GPU does not take is
+// decoded on the CPU, and so is everything that a GPU decoder complains of: whether a sample is bad
+// is decided by its content alone, so a clean CPU decoder has the last word.
 
 #pragma once
 #include <cstdint>

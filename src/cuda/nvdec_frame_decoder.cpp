@@ -21,6 +21,10 @@ class Session : public NvdecSession {
       context.get_format = &Session::choose_format;
       // Surfaces that are mapped cannot be decoded into.
       context.extra_hw_frames = mapped;
+#ifdef AV_HWACCEL_FLAG_UNSAFE_OUTPUT
+      // FFmpeg from 7.1 on would copy each surface; how many are kept here is bounded by `mapped`.
+      context.hwaccel_flags |= AV_HWACCEL_FLAG_UNSAFE_OUTPUT;
+#endif
       device.attach(context);
     };
     decoder_ = std::make_unique<media::FrameDecoder>(

@@ -10,7 +10,7 @@ namespace keiko::cuda {
 
 class Event;
 
-// A queue of work on one device. Any thread may add work; not the same stream from two at once.
+// A queue of work on one device. Any thread may add work, in an order that is then theirs to know.
 class Stream {
  public:
   // A new stream of `device` that does not wait for the default stream. Throws Error.

@@ -190,6 +190,11 @@ at::Tensor Communicator::all_gather(const at::Tensor& tensor) {
   return out;
 }
 
+std::unique_ptr<WaitClock> Communicator::make_wait_clock(at::Device device) {
+  if (!make_stream_mark(device)) return make_thread_clock();
+  return std::make_unique<StreamClock>([&] { return make_stream_mark(device); });
+}
+
 std::string Communicator::broadcast_text(const std::string& text) {
   at::Tensor size = at::tensor(int64_t(text.size()));
   broadcast(size, 0);

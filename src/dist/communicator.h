@@ -77,11 +77,14 @@ class Communicator {
   // communicator's. Null: one rank alone.
   virtual c10d::Store* store() const = 0;
 
-  // How long waiting for collectives of tensors on `device` holds up what is computed there.
-  virtual std::unique_ptr<WaitClock> make_wait_clock(at::Device device) {
+  // A mark in the stream of `device` that waits for collectives; null where a thread waits itself.
+  virtual std::unique_ptr<StreamMark> make_stream_mark(at::Device device) {
     (void)device;
-    return make_thread_clock();
+    return nullptr;
   }
+  // How long waiting for collectives of tensors on `device` holds up what is computed there. The
+  // communicator outlives making it, not its use.
+  std::unique_ptr<WaitClock> make_wait_clock(at::Device device);
 
   // Who is told from now on, also by groups made later; nobody when null. Outlives the
   // communicator's use.

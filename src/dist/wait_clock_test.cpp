@@ -97,7 +97,9 @@ class DeviceCommunicator : public Communicator {
   std::string meeting() const override { return "a test"; }
   c10d::Store* store() const override { return nullptr; }
   void set_watcher(Watcher*) override {}
-  std::unique_ptr<WaitClock> make_wait_clock(at::Device) override { return clock_of(device_); }
+  std::unique_ptr<StreamMark> make_stream_mark(at::Device) override {
+    return std::make_unique<Mark>(device_);
+  }
 
  private:
   class Waiting : public Work {

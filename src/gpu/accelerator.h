@@ -35,6 +35,9 @@ class Accelerator {
   virtual void synchronize() = 0;
   virtual Memory memory() const = 0;
   virtual void reset_peak_memory() = 0;
+  // Gives the GPU's driver back what torch keeps for later, so that others can have it. Any thread
+  // may call it. Throws Error(kIo).
+  virtual void release_unused_memory() = 0;
 
   // `host` for tensors in host memory, and NCCL for those on this GPU. A collective between GPUs is
   // ordered by the stream: wait() makes the stream wait and not the host, so errors show later, and

@@ -1,5 +1,6 @@
 #include "gpu/graph_recorder.h"
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -70,11 +71,32 @@ class GraphRecorder : public Recorder {
         recording->graph.capture_end();
       } catch (const c10::Error&) {
         (void)cudaGetLastError();  // the capture's end says again what went wrong in it
+        leave_pool();
       }
       throw;
     }
     recording->graph.capture_end();
     return recording;
+  }
+
+  // What CUDAGraph::capture_end does behind the capture's end, and does not when that fails (torch
+  // 2.11, ATen/cuda/CUDAGraph.cpp): the allocators would go on as within a capture, and give
+  // nothing back for as long as the process lives.
+  void leave_pool() {
+    const auto leave = [](auto&& allocator_leaves) {
+      try {
+        allocator_leaves();
+      } catch (const c10::Error&) {  // it has left already
+      }
+    };
+    leave([&] {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(index_, pool_);
+      c10::cuda::CUDACachingAllocator::releasePool(index_, pool_);
+    });
+    leave([&] {
+      at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(pool_);
+      at::getHostAllocator(at::kCUDA)->release_pool(pool_);
+    });
   }
 
   c10::DeviceIndex index_;

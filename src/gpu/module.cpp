@@ -52,6 +52,9 @@ class TorchAccelerator : public Accelerator {
             stats.allocated_bytes[all].peak, whole.free, whole.total};
   }
   void reset_peak_memory() override { c10::cuda::CUDACachingAllocator::resetPeakStats(index_); }
+  void release_unused_memory() override {
+    named("giving memory back", index_, [] { c10::cuda::CUDACachingAllocator::emptyCache(); });
+  }
   std::unique_ptr<dist::Communicator> make_communicator(dist::Communicator& host,
                                                         double timeout_s) override {
     return make_nccl_communicator(host, device(), timeout_s);

@@ -109,10 +109,9 @@ class NcclCommunicator : public Communicator {
     return std::make_unique<NcclCommunicator>(borrowed, std::move(host), device_, timeout_,
                                               watcher_);
   }
-  std::unique_ptr<dist::WaitClock> make_wait_clock(at::Device device) override {
-    if (!device.is_cuda()) return dist::make_thread_clock();
-    return std::make_unique<dist::StreamClock>(
-        [device] { return std::make_unique<EventMark>(device); });
+  std::unique_ptr<dist::StreamMark> make_stream_mark(at::Device device) override {
+    if (!device.is_cuda()) return nullptr;
+    return std::make_unique<EventMark>(device);
   }
   std::string meeting() const override { return host_.meeting(); }
   c10d::Store* store() const override { return host_.store(); }

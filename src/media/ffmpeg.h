@@ -61,10 +61,10 @@ inline int64_t seek_in(int64_t size, int64_t& at, int64_t offset, int whence) {
 
 // What FFmpeg 5 to 9 spell differently, each behind one name.
 
-// The stream's 3x3 display matrix, or null. The stream owns it. FFmpeg 7 keeps it with the codec
+// The stream's 3x3 display matrix, or null. The stream owns it. FFmpeg 6.1 keeps it with the codec
 // parameters.
 inline const int32_t* display_matrix(const AVStream* stream) {
-#if LIBAVCODEC_VERSION_MAJOR >= 61
+#if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 30, 100)
   const AVCodecParameters* codec = stream->codecpar;
   const AVPacketSideData* found = av_packet_side_data_get(
       codec->coded_side_data, codec->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX);
@@ -79,7 +79,7 @@ inline const int32_t* display_matrix(const AVStream* stream) {
 // written; null without memory.
 inline int32_t* new_display_matrix(AVStream* stream) {
   const size_t size = sizeof(int32_t) * 9;
-#if LIBAVCODEC_VERSION_MAJOR >= 61
+#if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 30, 100)
   AVCodecParameters* codec = stream->codecpar;
   AVPacketSideData* made = av_packet_side_data_new(
       &codec->coded_side_data, &codec->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX, size, 0);
@@ -99,7 +99,7 @@ using WrittenByte = uint8_t;
 
 // Takes the mark of a key frame off a picture.
 inline void unmark_key_frame(AVFrame* frame) {
-#if LIBAVUTIL_VERSION_MAJOR >= 59
+#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(58, 7, 100)
   frame->flags &= ~AV_FRAME_FLAG_KEY;
 #else
   frame->key_frame = 0;

@@ -49,13 +49,12 @@ std::string choose_decode(const Recipe& recipe, bool on_gpu,
   if (recipe.loader.decode == "cpu") return "cpu";
   const bool must = recipe.loader.decode == "nvdec";
   if (!on_gpu) {
-    const std::string why = cuda::why_no_device();
     if (must)
       fail(ErrorKind::kUsage,
            "loader.decode = nvdec decodes on the GPU that computes, but this run computes on the "
            "CPU ({}); set train.device to cuda where there is a GPU, or loader.decode to auto or "
            "cpu",
-           why.empty() ? fmt::format("train.device = {}", recipe.train.device) : why);
+           recipe.train.device == "cpu" ? "train.device = cpu" : gpu::why_no_accelerator());
     return "cpu";
   }
   std::string why;

@@ -44,7 +44,7 @@ class RecordedPasses {
   // Adds the gradients of `batch`, whose tensors are on the CPU or beside the parameters, and
   // returns its sums: valid until the next call, without a graph. The host does not wait, apart
   // from when it records. A pass that cannot be recorded, or comes in too many kinds, runs as it
-  // is, and the log says why, once.
+  // is, and the log says why, once (rank 0's: other ranks log errors alone).
   objective::LossSums run(const objective::MicroBatch& batch);
 
   // Passes that ran from a recording, so far.

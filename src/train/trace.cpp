@@ -71,17 +71,15 @@ TraceSteps parse_trace(const std::string& text) {
   return steps;
 }
 
+void quiet_profiler() { ::setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0); }
+
 Trace::Trace(Env* env, std::optional<TraceSteps> steps, const std::string& run_folder, int64_t rank,
              gpu::Accelerator* accelerator)
     : env_(env),
       steps_(steps),
       folder_(run_folder + "/traces"),
       rank_(rank),
-      accelerator_(accelerator) {
-  // On the CPU Kineto would complain of the GPU that is not there, each time. It reads this when it
-  // is first used; threads of the run are not there yet.
-  if (steps_ && !accelerator_) ::setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0);
-}
+      accelerator_(accelerator) {}
 
 Trace::~Trace() {
   if (!is_on_) return;
@@ -122,8 +120,9 @@ void Trace::begin(int64_t step) {
     profiler::prepareProfiler(config, activities);
     profiler::enableProfiler(config, activities);
   } catch (const c10::Error& e) {
-    spdlog::warn("--trace {}: torch's profiler does not start: {}; the run goes on without",
-                 words(*steps_), e.what_without_backtrace());
+    spdlog::error(
+        "--trace {}: torch's profiler does not start on rank {}: {}; the run goes on without",
+        words(*steps_), rank_, e.what_without_backtrace());
     steps_.reset();
     return;
   }
@@ -140,20 +139,21 @@ std::optional<ordered_json> Trace::end(int64_t step, double step_s, bool is_last
   }
   step_s_.push_back(step_s);
   if (step != steps_->last && !is_last) return std::nullopt;
+  const TraceSteps steps = *steps_;
+  steps_.reset();  // the last of it, whatever comes of it
   try {
-    return write(step);
+    return write(steps.first, step);
   } catch (const std::exception& e) {
     const auto* torch = dynamic_cast<const c10::Error*>(&e);
-    spdlog::warn("--trace {}: the trace is lost: {}", words(*steps_),
-                 torch ? torch->what_without_backtrace() : e.what());
-    steps_.reset();
+    spdlog::error("--trace {}: rank {}'s trace is lost: {}", words(steps), rank_,
+                  torch ? torch->what_without_backtrace() : e.what());
     return std::nullopt;
   }
 }
 
-ordered_json Trace::write(int64_t last) {
+ordered_json Trace::write(int64_t first, int64_t last) {
   const double start = monotonic_s();
-  ordered_json said = {{"first_step", steps_->first}, {"last_step", last}, {"step_s", step_s_}};
+  ordered_json said = {{"first_step", first}, {"last_step", last}, {"step_s", step_s_}};
   if (!before_.empty())
     said["step_s_before"] = median_of(std::vector<double>(before_.begin(), before_.end()));
   said["start_s"] = start_s_;
@@ -164,9 +164,7 @@ ordered_json Trace::write(int64_t last) {
   if (accelerator_) accelerator_->synchronize();  // kernels under way would not be in it
   is_on_ = false;
   const auto heard = profiler::disableProfiler();
-  const std::string path =
-      fmt::format("{}/steps-{}-{}-rank{}.json", folder_, steps_->first, last, rank_);
-  steps_.reset();
+  const std::string path = fmt::format("{}/steps-{}-{}-rank{}.json", folder_, first, last, rank_);
   env_->make_folder(folder_);
   // Kineto writes by itself, and says nothing where it cannot.
   const std::string part = path + ".tmp";

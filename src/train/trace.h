@@ -26,14 +26,19 @@ struct TraceSteps {
 // Of "steps=10..12", or "steps=10" for one step. Throws Error(kUsage) quoting what is wrong.
 TraceSteps parse_trace(const std::string& text);
 
+// On the CPU Kineto would complain of the GPU that is not there, each time. To be called before
+// there are other threads: it sets a variable of the environment, unless that is set already.
+void quiet_profiler();
+
 // Listens from one step to another and writes RUN/traces/steps-FIRST-LAST-rankR.json. Ranks have
 // theirs each, and need not know of each other's. Used by the thread that runs the steps, whose
-// work and whose backward passes are what is seen: decoding and the writing of checkpoints are not.
+// operations and whose backward passes are what is seen: those of decoding and of writing
+// checkpoints are not. Of a GPU all kernels and copies are seen, whoever launched them.
 class Trace {
  public:
   // `steps`: nullopt is none, and then nothing here does anything. `accelerator`: what the run
-  // computes on, not owned; null: the CPU. A trace that fails is lost (a warning says so): no run
-  // ends for it.
+  // computes on, not owned; null: the CPU. A trace that fails is lost (an error in the log says
+  // so): no run ends for it.
   Trace(Env* env, std::optional<TraceSteps> steps, const std::string& run_folder, int64_t rank,
         gpu::Accelerator* accelerator);
   ~Trace();
@@ -55,7 +60,7 @@ class Trace {
   std::optional<nlohmann::ordered_json> end(int64_t step, double step_s, bool is_last);
 
  private:
-  nlohmann::ordered_json write(int64_t last);
+  nlohmann::ordered_json write(int64_t first, int64_t last);
 
   Env* env_;
   std::optional<TraceSteps> steps_;

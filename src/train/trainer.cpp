@@ -133,13 +133,13 @@ TrainResult Run::go() {
                    context_.decoded_on == "nvdec" ? "it" : "the CPU");
   }
   if (steps_ == 0 && restored_state_.is_null()) save(true, std::nullopt);
+  trace_.check(step_, steps_);
   if (step_ >= steps_) {
     if (is_first()) spdlog::info("nothing to do: {} of {} steps are done", step_, steps_);
     if (is_first()) log_->finish();
     return result_;
   }
 
-  trace_.check(step_, steps_);
   loader_ = std::make_unique<data::Loader>(
       env_, dataset_,
       [&](int64_t step) {
