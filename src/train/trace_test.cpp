@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include "base/error.h"
 #include "base/temp_folder.h"
@@ -157,8 +159,15 @@ TEST(Trace, ARunThatStopsInTheMiddleKeepsWhatWasHeard) {
 TEST(Trace, ThatCannotBeWrittenEndsNoRun) {
   const TempFolder folder;
   publish(default_env(), folder.path() + "/traces", "a file where the folder should be");
-  Trace trace(default_env(), TraceSteps{1, 1}, folder.path(), 0, nullptr);
+  Trace trace(default_env(), TraceSteps{1, 1}, folder.path(), 2, nullptr);
+  std::ostringstream log;
+  const auto logger = spdlog::default_logger();
+  spdlog::set_default_logger(std::make_shared<spdlog::logger>(
+      "a test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
   EXPECT_TRUE(run_steps(trace, 0, 3).empty());
+  spdlog::set_default_logger(logger);
+  EXPECT_TRUE(has(log.str(), "[error] --trace steps=1: rank 2's trace is lost: ")) << log.str();
+  EXPECT_TRUE(has(log.str(), folder.path() + "/traces")) << log.str();
   {
     Trace unfinished(default_env(), TraceSteps{0, 1}, folder.path(), 0, nullptr);
     unfinished.begin(0);
