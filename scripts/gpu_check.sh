@@ -5,7 +5,8 @@
 #   scripts/gpu_check.sh run DIR OUT     there: every test with the label gpu, and the benchmarks, into OUT
 #
 # pack takes an FFmpeg with NVDEC from KEIKO_GPU_FFMPEG (a folder with lib/, or a .tar.zst of one), or else the
-# libraries that the program here is linked with; and test videos from KEIKO_TEST_MEDIA, where it is set.
+# libraries that the program here is linked with; test videos from KEIKO_TEST_MEDIA, and PyTorch's side of the
+# steps (step_peers.py) from KEIKO_PEERS, where these are set.
 # run ends within 9 minutes whatever happens: each part has a time limit, and none stops the others. It prints a
 # line for each part, and fails if one failed. Without a GPU every test skips itself; run says so and fails.
 #
@@ -59,6 +60,7 @@ pack() {
     mkdir "$dir/media"
     cp -r "$KEIKO_TEST_MEDIA/real" "$KEIKO_TEST_MEDIA/edge" "$dir/media/"
   fi
+  [ -z "${KEIKO_PEERS:-}" ] || cp "$KEIKO_PEERS/step_peers.py" "$dir/"
   du -sh "$dir" | sed 's/^/gpu_check: packed /'
 }
 
@@ -147,6 +149,7 @@ RECIPE
   part step_videomae-b 30 "$keiko" "${step[@]}" --model videomae-b --json "$out/step_videomae-b.json"
   part step_videomae-b_graph 30 "$keiko" "${step[@]}" --model videomae-b --cuda-graph --json "$out/step_videomae-b_graph.json"
   part step_videomae-l 30 "$keiko" "${step[@]}" --model videomae-l --json "$out/step_videomae-l.json"
+  part step_vjepa-l 30 "$keiko" "${step[@]}" --model vjepa-l --json "$out/step_vjepa-l.json"
 
   # Frames a second into tensors, decoded on the processor and on the GPU, beside what decoding alone gives; then
   # the whole way from files to steps.
@@ -178,7 +181,59 @@ RECIPE
   else
     echo "gpu_check: no test videos packed (KEIKO_TEST_MEDIA): decoding real videos is NOT measured"
   fi
+  # Last, because compiling takes long: the same steps written plainly in PyTorch.
+  if [ -f "$dir/step_peers.py" ]; then
+    local model
+    for model in videomae-b videomae-l vjepa-l; do
+      part "eager_$model" 30 bash -c 'time_peer "$@"' _ "$dir" "$out/eager_$model.json" "$model"
+      part "compile_$model" 90 bash -c 'time_peer "$@"' _ "$dir" "$out/compile_$model.json" "$model" --compile
+    done
+    part steps 5 bash -c 'compare_steps "$1"' _ "$out"
+    sed 's/^/gpu_check: /' "$out/steps.log" || true  # not there when time was over
+  else
+    echo "gpu_check: no step_peers.py packed (KEIKO_PEERS): steps are NOT compared with PyTorch's"
+  fi
   return "$failed"
+}
+
+# time_peer DIR OUT.json MODEL [--compile]
+time_peer() {
+  python3 "$1/step_peers.py" --device cuda --dtype bf16 --batch 32 --steps 20 --warmup 5 --model "$3" "${@:4}" > "$2"
+}
+
+# Keiko's steps over PyTorch's, and the share that they use of what an H100 SXM or H200 can do.
+compare_steps() {
+  python3 - "$1" << 'PYTHON'
+import json
+import pathlib
+import sys
+
+PEAK = 989.4e12  # operations a second in bf16, dense: NVIDIA's data sheets of H100 SXM and H200
+out = pathlib.Path(sys.argv[1])
+
+
+def read(name):
+    try:
+        return json.loads((out / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+compared = 0
+for path in sorted(out.glob("step_*.json")):
+    ours = read(path.stem)
+    if ours is None:
+        continue
+    s = ours["step_s"]["median"]
+    used = ours["flops_per_clip"] * ours["batch"] / s / PEAK
+    line = f"{path.stem[5:]}: {1e3 * s:.1f} ms a step, {used:.1%} of {PEAK:.3g} operations a second"
+    for side in ("eager", "compile"):
+        if theirs := read(f"{side}_{ours['model']}"):
+            line += f", {s / theirs['step_s']['median']:.3f} of {side}'s time"
+            compared += 1
+    print(line)
+assert compared, "nothing to compare with"
+PYTHON
 }
 
 # Whether NVDEC, and not the CPU in its place, decoded the clips of a benchmark.
@@ -192,7 +247,7 @@ print(f"clips on the GPU: {gpu['clips_on_gpu']}")
 assert gpu["clips_on_gpu"] > 0, gpu
 PYTHON
 }
-export -f has_clips_on_gpu 2> /dev/null || true
+export -f has_clips_on_gpu time_peer compare_steps 2> /dev/null || true
 
 # A plan for `bench decode`: eight clips of 16 frames from each video of a folder that is long enough.
 plan_clips() {
