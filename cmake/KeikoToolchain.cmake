@@ -8,10 +8,10 @@ if(KEIKO_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${KEIKO_CCACHE})
 endif()
 
-# A quick linker: lld, or mold from 2.0 on. Thread-local variables without bytes in the file
-# (at::parallel_for brings one) are too much for mold 1.10: where they come first among what is written to,
-# it gives them a stale place. Depending on sizes, the program then does not start ("cannot apply additional
-# memory protection after relocation"), or mold itself never ends.
+# A quick linker: lld, or mold from 2.0 on. mold 1.10 has laid out a program that did not start ("cannot
+# apply additional memory protection after relocation"), and has never ended on another with -z norelro. In
+# such a program a thread-local variable without bytes (at::parallel_for brings one) came first among what is
+# written to, and had file offset 0; that this is the cause is likely, and not proven.
 include(CheckLinkerFlag)
 find_program(KEIKO_LLD ld.lld)
 if(KEIKO_LLD)
