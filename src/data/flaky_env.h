@@ -1,9 +1,12 @@
-// An Env for tests whose reads fail, come back short or take long, and that counts them.
+// An Env for tests whose reads fail, come back short or take long, and that counts them, for each
+// file.
 
 #pragma once
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -22,6 +25,11 @@ class FlakyEnv : public Env {
       : base_(base), fault_(std::move(fault)), slow_ms_(slow_ms) {}
 
   std::atomic<int64_t> reads{0}, bytes{0}, failures{0};
+  // Bytes asked for so far of all files called `name`, in whatever folder.
+  int64_t bytes_of(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    return bytes_of_[name];
+  }
 
   std::unique_ptr<ReadableFile> open(const std::string& path) override {
     return std::make_unique<File>(this, base_->open(path));
@@ -48,6 +56,10 @@ class FlakyEnv : public Env {
     void read(int64_t offset, std::span<uint8_t> out) const override {
       const int64_t n = env_->reads++;
       env_->bytes += int64_t(out.size());
+      {
+        const std::lock_guard lock(env_->mutex_);
+        env_->bytes_of_[path().substr(path().rfind('/') + 1)] += int64_t(out.size());
+      }
       const Fault fault = env_->fault_ ? env_->fault_(path(), n) : kNone;
       env_->failures += fault == kEio;
       if (fault == kSlow) std::this_thread::sleep_for(std::chrono::milliseconds(env_->slow_ms_));
@@ -67,6 +79,8 @@ class FlakyEnv : public Env {
   Env* base_;
   ChooseFault fault_;
   int slow_ms_;
+  std::mutex mutex_;
+  std::map<std::string, int64_t> bytes_of_;
 };
 
 }  // namespace keiko::data

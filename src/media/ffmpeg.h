@@ -59,7 +59,7 @@ inline int64_t seek_in(int64_t size, int64_t& at, int64_t offset, int whence) {
   return at = offset;
 }
 
-// What FFmpeg 5 to 9 spell differently, each behind one name.
+// What FFmpeg 5.1 and 9.0 spell differently, each behind one name.
 
 // The stream's 3x3 display matrix, or null. The stream owns it. FFmpeg 6.1 keeps it with the codec
 // parameters.

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/temp_folder.h"
+#include "data/flaky_env.h"
 #include "dist/ranks_for_tests.h"
 #include "dist/sharded_blocks.h"
 #include "objective/device_cases_for_tests.h"
@@ -23,53 +24,6 @@
 
 namespace keiko::train {
 namespace {
-
-// The disk, with a count of the bytes that are read of every file, and files that cannot be read.
-class WatchedEnv : public Env {
- public:
-  std::string unreadable;               // name of a file whose reads fail
-  std::map<std::string, int64_t> read;  // bytes by name
-  int64_t read_in_all() const {
-    int64_t sum = 0;
-    for (const auto& [name, bytes] : read) sum += bytes;
-    return sum;
-  }
-
-  std::unique_ptr<WritableFile> create(const std::string& path) override {
-    return base_->create(path);
-  }
-  std::unique_ptr<WritableFile> append_to(const std::string& path, int64_t length) override {
-    return base_->append_to(path, length);
-  }
-  void rename(const std::string& from, const std::string& to) override { base_->rename(from, to); }
-  void remove(const std::string& path) override { base_->remove(path); }
-  void make_folder(const std::string& path) override { base_->make_folder(path); }
-  void sync_folder(const std::string& path) override { base_->sync_folder(path); }
-  std::unique_ptr<ReadableFile> open(const std::string& path) override {
-    return std::make_unique<File>(*this, base_->open(path));
-  }
-  FileStatus status(const std::string& path) override { return base_->status(path); }
-  std::vector<std::string> list(const std::string& folder) override { return base_->list(folder); }
-
- private:
-  class File : public ReadableFile {
-   public:
-    File(WatchedEnv& env, std::unique_ptr<ReadableFile> base)
-        : ReadableFile(base->path()), env_(env), base_(std::move(base)) {}
-    int64_t size() const override { return base_->size(); }
-    void read(int64_t offset, std::span<uint8_t> out) const override {
-      const std::string name = path().substr(path().rfind('/') + 1);
-      if (name == env_.unreadable) fail(ErrorKind::kIo, "{}: cannot read: a fault", path());
-      base_->read(offset, out);
-      env_.read[name] += int64_t(out.size());
-    }
-
-   private:
-    WatchedEnv& env_;
-    std::unique_ptr<ReadableFile> base_;
-  };
-  Env* base_ = default_env();
-};
 
 Env* const disk = default_env();
 
@@ -151,18 +105,18 @@ void save(dist::Communicator& c, const std::string& folder, const std::string& k
 // 0: all that this rank keeps is there, and nothing else was read.
 int check(dist::Communicator& c, const std::string& folder, const std::string& keys,
           const Way& way) {
-  WatchedEnv env;
-  const auto found = find_checkpoint(&env, folder, c);
+  data::FlakyEnv verifying(disk);
+  const auto found = find_checkpoint(&verifying, folder, c);
   if (found != folder + "/" + checkpoint_name(1)) return 2;
   // Every file is checked, by one rank.
   int64_t bytes = 0;
   for (const std::string& name : disk->list(*found))
     if (name != "state.json" && name != "COMMIT") bytes += disk->status(*found + "/" + name).size;
-  env.read.erase("state.json");
-  const at::Tensor read = c.all_gather(at::tensor(env.read_in_all()));
+  const at::Tensor read =
+      c.all_gather(at::tensor(verifying.bytes - verifying.bytes_of("state.json")));
   if (read.sum().item<int64_t>() != bytes) return 3;
 
-  env.read.clear();
+  data::FlakyEnv env(disk);
   Kept kept(c, keys, way);
   const int64_t files = read_state(&env, *found).at("world_size");
   restore_weights(&env, *found, *kept.objective, kept.shares());
@@ -176,19 +130,19 @@ int check(dist::Communicator& c, const std::string& folder, const std::string& k
   for (const auto& [name, tensor] : kept.objective->ema_weights())
     averages += int64_t(tensor.nbytes());
   if (averages > 0) averages += header_bytes(*found + "/ema.safetensors");
-  if (env.read["model.safetensors"] != weights || env.read["ema.safetensors"] != averages) {
+  if (env.bytes_of("model.safetensors") != weights || env.bytes_of("ema.safetensors") != averages) {
     std::fprintf(stderr, "%lld bytes of weights for %lld, %lld of averages for %lld\n",
-                 (long long)env.read["model.safetensors"], (long long)weights,
-                 (long long)env.read["ema.safetensors"], (long long)averages);
+                 (long long)env.bytes_of("model.safetensors"), (long long)weights,
+                 (long long)env.bytes_of("ema.safetensors"), (long long)averages);
     return 4;
   }
 
-  env.read.clear();
+  const int64_t before = env.bytes;
   restore_moments(&env, *found, files, *kept.optimizer);
   int64_t moments = 8 * kept.numbers();
   for (int64_t file = 0; file < files; ++file)
     moments += header_bytes(*found + "/" + optimizer_file(file, files));
-  if (env.read_in_all() != moments) return 5;
+  if (env.bytes - before != moments) return 5;
   // Each group keeps a copy, and nobody more than a part of it.
   if (way.shard != "none" &&
       c.all_gather(at::tensor(kept.numbers())).sum().item<int64_t>() !=
@@ -379,8 +333,10 @@ TEST_F(FindCheckpoint, AllRanksGoBackToTheOneBeforeADamagedOne) {
 // A disk that cannot be read is not a damaged file: no rank goes back alone, and none waits.
 TEST_F(FindCheckpoint, WhatOneRankCannotReadEndsAllByName) {
   dist::run_ranks(3, [&](dist::Communicator& c) {
-    WatchedEnv env;
-    if (c.rank() == 1) env.unreadable = "model.safetensors";
+    data::FlakyEnv env(disk, [&](const std::string& path, int64_t) {
+      return c.rank() == 1 && path.ends_with("/model.safetensors") ? data::FlakyEnv::kEio
+                                                                   : data::FlakyEnv::kNone;
+    });
     try {
       find_checkpoint(&env, folder(), c);
     } catch (const Error& e) {

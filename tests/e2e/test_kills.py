@@ -17,10 +17,9 @@ from launching import free_port
 
 # By what the ranks share out.
 KILLS = {shard: int(os.environ.get("KEIKO_KILLS", kills)) for shard, kills in
-         (("none", 10), ("gradients", 2), ("parameters", 2))}
+         (("none", 12), ("gradients", 2), ("parameters", 2))}
 RANKS = 2
 PHASES = {1: "step", 2: "reduce", 3: "update", 4: "host copy", 5: "commit"}
-EVERY_PHASE = (*PHASES.values(), "write")
 # Large enough for copies and files that take milliseconds; a save at every step.
 WIDE = {"objective.width": 192, "objective.depth": 3, "checkpoint": {"every": 1, "keep": 2},
         "log": {"every": 1, "samples": True}, "debug": {"phases": True}}
@@ -65,11 +64,6 @@ def test_kills_in_every_phase_lose_nothing(keiko_bin, keiko_env, drift, tmp_path
         while not (run / "phase-0").exists() and time.monotonic() < until and ranks[0].poll() is None:
             time.sleep(0.005)
         time.sleep(random.uniform(0, 3 * step_s))
-        # Some phases are over in a millisecond: the last kills of many wait for one that was hardly hit.
-        rare = {phase for phase in EVERY_PHASE if hit[phase] < 2} if kills >= 60 and kill >= 0.8 * kills else set()
-        until = time.monotonic() + 3 * step_s
-        while rare and not rare & set(phase_of(run, 0)) and time.monotonic() < until:
-            pass
         done = [p.poll() for p in ranks]
         for rank in random.sample(range(RANKS), RANKS):
             ranks[rank].kill()
@@ -90,5 +84,5 @@ def test_kills_in_every_phase_lose_nothing(keiko_bin, keiko_env, drift, tmp_path
         assert (run / name).read_text() == (tmp_path / "whole" / name).read_text(), name
     print(f"{kills} kills of {RANKS} ranks, train.shard {shard}, phases hit (of each rank): {dict(hit)}")
     if kills >= 60:
-        for phase in EVERY_PHASE:
+        for phase in (*PHASES.values(), "write"):
             assert hit[phase] >= 2, (phase, hit)
